@@ -1,0 +1,168 @@
+"""Configuration from the environment (and `.env`): the contract's variables, checked before anything starts."""
+
+from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Network = IPv4Network | IPv6Network
+
+_DEFAULT_CDN_BASE = "http://127.0.0.1:8000"
+
+
+class ConfigurationError(Exception):
+    """The environment is half-configured or contradicts itself; the message names what to set."""
+
+
+def project_root() -> Path:
+    """The checkout that this package is installed from, else the working directory."""
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+
+
+class Settings(BaseSettings):
+    """Everything that the environment decides. Field names are the variables' names in lower case.
+
+    All of them are optional on a laptop: the embedded Postgres and folders under `var/` serve then.
+    """
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    cdn_pipeline_var_dir: Path = Field(default_factory=lambda: project_root() / "var")
+    source_database_url: str | None = None
+    catalog_database_url: str | None = None
+    object_store_url: str | None = None
+    originals_store_url: str | None = None
+
+    cf_account_id: str | None = None
+    r2_bucket_name: str | None = None
+    r2_originals_bucket_name: str | None = None
+    r2_access_key_id: str | None = None
+    r2_secret_access_key: SecretStr | None = None
+    r2_endpoint_url: str | None = None
+
+    cdn_base_url: str | None = None
+    r2_public_base: str | None = None
+
+    download_allowed_networks: Annotated[tuple[Network, ...], NoDecode] = ()
+
+    @field_validator("download_allowed_networks", mode="before")
+    @classmethod
+    def _split_networks(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(ip_network(part.strip(), strict=False) for part in value.split(",") if part.strip())
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Settings":
+        problems = [*self._missing(), *self._contradictions()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def embedded_catalog(self) -> bool:
+        """Whether the catalog lives in the embedded Postgres."""
+        return self.catalog_database_url is None
+
+    @property
+    def embedded_source(self) -> bool:
+        """Whether the application database is the demo's, in the embedded Postgres."""
+        return self.source_database_url is None
+
+    @cached_property
+    def objects_url(self) -> str:
+        """Where renditions live: `file:///folder` or `s3://bucket`."""
+        return self._store_url(self.object_store_url, self.r2_bucket_name, "objects")
+
+    @cached_property
+    def originals_url(self) -> str:
+        """Where originals live: `file:///folder` or `s3://bucket`."""
+        return self._store_url(self.originals_store_url, self.r2_originals_bucket_name, "originals")
+
+    @property
+    def public_base_url(self) -> str:
+        """What a rendition's path is appended to, without a trailing slash."""
+        if self.cdn_base_url:
+            return self.cdn_base_url.rstrip("/")
+        if self.r2_public_base:
+            return self.r2_public_base.rstrip("/").removesuffix("/th")
+        return _DEFAULT_CDN_BASE
+
+    @property
+    def s3_endpoint_url(self) -> str | None:
+        """The S3 endpoint of R2, derived from the account where it is not given."""
+        if self.r2_endpoint_url:
+            return self.r2_endpoint_url
+        return f"https://{self.cf_account_id}.r2.cloudflarestorage.com" if self.cf_account_id else None
+
+    def _store_url(self, url: str | None, bucket: str | None, folder: str) -> str:
+        if url:
+            return url.rstrip("/")
+        if bucket:
+            return f"s3://{bucket}"
+        return (self.cdn_pipeline_var_dir / folder).resolve().as_uri()
+
+    def _missing(self) -> list[str]:
+        problems: list[str] = []
+        remote = [url for url in (self.objects_url, self.originals_url) if url.startswith("s3://")]
+        if remote:
+            needed: dict[str, object] = {
+                "R2_ACCESS_KEY_ID": self.r2_access_key_id,
+                "R2_SECRET_ACCESS_KEY": self.r2_secret_access_key,
+                "R2_ENDPOINT_URL (or CF_ACCOUNT_ID)": self.s3_endpoint_url,
+            }
+            problems += [f"{name} is missing for {remote[0]}" for name, value in needed.items() if not value]
+        if self.objects_url.startswith("s3://") and not (
+            self.originals_store_url or self.r2_originals_bucket_name
+        ):
+            problems.append(
+                "ORIGINALS_STORE_URL (or R2_ORIGINALS_BUCKET_NAME) is missing beside the remote object store"
+            )
+        if self.originals_url.startswith("s3://") and not (self.object_store_url or self.r2_bucket_name):
+            problems.append(
+                "OBJECT_STORE_URL (or R2_BUCKET_NAME) is missing beside the remote store of originals"
+            )
+        credentials = self.r2_access_key_id or self.r2_secret_access_key
+        if credentials and not remote:
+            problems.append(
+                "R2_BUCKET_NAME (or OBJECT_STORE_URL=s3://…) is missing beside the R2 credentials"
+            )
+        return problems
+
+    def _contradictions(self) -> list[str]:
+        problems: list[str] = []
+        for name, url in (
+            ("OBJECT_STORE_URL", self.objects_url),
+            ("ORIGINALS_STORE_URL", self.originals_url),
+        ):
+            if urlsplit(url).scheme not in ("file", "s3"):
+                problems.append(f"{name} must start with file:// or s3://, not {url!r}")
+        if self.objects_url == self.originals_url:
+            problems.append(
+                "ORIGINALS_STORE_URL must not be OBJECT_STORE_URL: originals are private, renditions public"
+            )
+        if (
+            self.cdn_base_url
+            and self.r2_public_base
+            and self.r2_public_base.rstrip("/") != f"{self.public_base_url}/th"
+        ):
+            problems.append(f"R2_PUBLIC_BASE must be CDN_BASE_URL + /th, that is {self.public_base_url}/th")
+        return problems
+
+
+def load_settings() -> Settings:
+    """Reads the environment and `.env`.
+
+    Raises:
+        ConfigurationError: something is missing or contradicts something else; the message says what to set.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        reasons = "; ".join(str(issue["msg"]).removeprefix("Value error, ") for issue in error.errors())
+        raise ConfigurationError(f"configuration: {reasons} (see .env.example)") from error
