@@ -139,9 +139,7 @@ class ImageFailure(Exception):
     `retry_after_seconds` is what the host asked for (`Retry-After`), if it did.
     """
 
-    def __init__(
-        self, kind: FailureKind, detail: str = "", *, retry_after_seconds: float | None = None
-    ) -> None:
+    def __init__(self, kind: FailureKind, detail: str = "", *, retry_after_seconds: float | None = None) -> None:
         super().__init__(kind, detail)
         self.kind = kind
         self.detail = detail

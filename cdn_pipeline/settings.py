@@ -117,21 +117,15 @@ class Settings(BaseSettings):
                 "R2_ENDPOINT_URL (or CF_ACCOUNT_ID)": self.s3_endpoint_url,
             }
             problems += [f"{name} is missing for {remote[0]}" for name, value in needed.items() if not value]
-        if self.objects_url.startswith("s3://") and not (
-            self.originals_store_url or self.r2_originals_bucket_name
-        ):
+        if self.objects_url.startswith("s3://") and not (self.originals_store_url or self.r2_originals_bucket_name):
             problems.append(
                 "ORIGINALS_STORE_URL (or R2_ORIGINALS_BUCKET_NAME) is missing beside the remote object store"
             )
         if self.originals_url.startswith("s3://") and not (self.object_store_url or self.r2_bucket_name):
-            problems.append(
-                "OBJECT_STORE_URL (or R2_BUCKET_NAME) is missing beside the remote store of originals"
-            )
+            problems.append("OBJECT_STORE_URL (or R2_BUCKET_NAME) is missing beside the remote store of originals")
         credentials = self.r2_access_key_id or self.r2_secret_access_key
         if credentials and not remote:
-            problems.append(
-                "R2_BUCKET_NAME (or OBJECT_STORE_URL=s3://…) is missing beside the R2 credentials"
-            )
+            problems.append("R2_BUCKET_NAME (or OBJECT_STORE_URL=s3://…) is missing beside the R2 credentials")
         return problems
 
     def _contradictions(self) -> list[str]:
