@@ -6,6 +6,10 @@ from datetime import timedelta
 
 from cdn_pipeline.media.recipes import WEBP_THUMBNAILS, Recipe
 
+# Shards are Dagster partitions: enough to spread over machines, few enough for one screen and for 16 ms per event.
+SHARD_COUNT = 64
+SHARDS = tuple(f"{number:02x}" for number in range(SHARD_COUNT))
+
 USER_REQUEST_PRIORITY = 1
 BACKFILL_PRIORITY = 6
 REENCODE_PRIORITY = 10

@@ -1,0 +1,235 @@
+"""The catalog's tables: the truth about every image. Migrations under `migrations/` build exactly these, and the view
+`cdn_image_urls`, which gives one row per image with its public URLs.
+
+Times are UTC (`timestamptz`). Columns follow the names of the project's contract; reasons stand beside those that
+are not obvious. docs/architecture.md has the diagram generated from this module.
+"""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP, UUID
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_time = TIMESTAMP(timezone=True)
+_now = sa.text("now()")
+
+
+def _id() -> sa.Column[object]:
+    return sa.Column("id", UUID(as_uuid=True), primary_key=True, server_default=sa.text("gen_random_uuid()"))
+
+
+def _created() -> sa.Column[object]:
+    return sa.Column("created_at", _time, nullable=False, server_default=_now)
+
+
+def _updated() -> sa.Column[object]:
+    return sa.Column("updated_at", _time, nullable=False, server_default=_now)
+
+
+image_assets = sa.Table(
+    "cdn_image_assets",
+    metadata,
+    _id(),
+    sa.Column("collection", sa.String(40), nullable=False),
+    sa.Column("shard", sa.String(2), nullable=False),
+    sa.Column("owner_id", sa.Text, nullable=False),
+    sa.Column("source_type", sa.String(20), nullable=False),
+    sa.Column("source_id", sa.Text, nullable=False),
+    sa.Column("media_id", sa.String(100), nullable=False),
+    sa.Column("taken_at", _time),
+    # Where the image can be had today: the best-ranked URL, and others of the same sighting, best first.
+    sa.Column("source_url", sa.Text, nullable=False),
+    sa.Column("fallback_urls", JSONB, nullable=False, server_default=sa.text("'[]'")),
+    sa.Column("identity", sa.String(200), nullable=False),
+    sa.Column("rank", sa.Integer, nullable=False),
+    sa.Column("url_expires_at", _time),
+    sa.Column("observed_at", _time, nullable=False),
+    sa.Column("source_etag", sa.String(255)),
+    sa.Column("source_last_modified", sa.String(64)),  # as sent, so that it can be sent back unchanged
+    sa.Column("source_content_type", sa.String(50)),
+    # The stored original, and which identity and rank it is of.
+    sa.Column("original_sha256", sa.String(64)),
+    sa.Column("original_identity", sa.String(200)),
+    sa.Column("original_rank", sa.Integer),
+    sa.Column("original_width", sa.Integer),
+    sa.Column("original_height", sa.Integer),
+    sa.Column("original_format", sa.String(10)),
+    sa.Column("original_file_size", sa.Integer),
+    sa.Column("processing_status", sa.String(20), nullable=False, server_default="pending"),
+    sa.Column("processing_started_at", _time),
+    sa.Column("processing_completed_at", _time),
+    sa.Column("processing_error", sa.Text),
+    sa.Column("failure_kind", sa.String(40)),
+    sa.Column("processing_attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("needs_update", sa.Boolean, nullable=False, server_default=sa.text("false")),
+    sa.Column("last_checked", _time, nullable=False, server_default=_now),
+    sa.Column("download_time_ms", sa.Integer),
+    sa.Column("processing_time_ms", sa.Integer),
+    sa.Column("upload_time_ms", sa.Integer),
+    sa.Column("total_processing_time_ms", sa.Integer),
+    _created(),
+    _updated(),
+    sa.UniqueConstraint("source_type", "source_id", "media_id"),
+    sa.CheckConstraint(
+        "processing_status IN ('pending', 'downloading', 'processing', 'uploading', 'completed', 'failed')",
+        name="processing_status",
+    ),
+    sa.Index("ix_cdn_image_assets_owner_id", "owner_id"),
+    sa.Index("ix_cdn_image_assets_shard", "shard"),
+    sa.Index(
+        "ix_cdn_image_assets_unfinished",
+        "processing_status",
+        "failure_kind",
+        postgresql_where=sa.text("processing_status <> 'completed'"),
+    ),
+)
+
+image_jobs = sa.Table(
+    "cdn_image_jobs",
+    metadata,
+    _id(),
+    sa.Column("asset_id", UUID(as_uuid=True), sa.ForeignKey("cdn_image_assets.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("collection", sa.String(40), nullable=False),
+    sa.Column("shard", sa.String(2), nullable=False),
+    sa.Column("job_type", sa.String(20), nullable=False),
+    sa.Column("priority", sa.SmallInteger, nullable=False, server_default="5"),
+    # The stage that comes next. A run that selects only some assets leaves the job at the first stage it may not do.
+    sa.Column("stage", sa.String(10), nullable=False, server_default="download"),
+    sa.Column("force", sa.Boolean, nullable=False, server_default=sa.text("false")),
+    sa.Column("source_url", sa.Text, nullable=False),
+    sa.Column("target_sizes", ARRAY(sa.Integer), nullable=False, server_default=sa.text("'{256,512}'")),
+    sa.Column("output_format", sa.String(10), nullable=False, server_default="webp"),
+    # When the source URL dies: a copy of the image's, so that one index serves the due query in order.
+    sa.Column("deadline", _time),
+    sa.Column("status", sa.String(20), nullable=False, server_default="queued"),
+    sa.Column("next_attempt_at", _time, nullable=False, server_default=_now),
+    sa.Column("held_at", _time),  # set by "queue clear", restorable
+    sa.Column("first_started_at", _time),
+    sa.Column("started_at", _time),
+    sa.Column("completed_at", _time),
+    sa.Column("worker_id", sa.String(100)),
+    sa.Column("run_id", sa.Text),
+    sa.Column("lease_until", _time),
+    sa.Column("failure_kind", sa.String(40)),
+    sa.Column("error_message", sa.Text),
+    sa.Column("error_details", JSONB),
+    sa.Column("retry_count", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("max_retries", sa.Integer, nullable=False, server_default="3"),  # retries inside one run
+    sa.Column("processing_duration_ms", sa.Integer),
+    sa.Column("download_ms", sa.Integer),
+    sa.Column("transcode_ms", sa.Integer),
+    sa.Column("upload_ms", sa.Integer),
+    sa.Column("bytes_in", sa.BigInteger),
+    sa.Column("bytes_out", sa.BigInteger),
+    _created(),
+    _updated(),
+    sa.CheckConstraint("status IN ('queued', 'processing', 'completed', 'failed', 'cancelled')", name="status"),
+    sa.CheckConstraint("job_type IN ('ingest', 'update', 'retry')", name="job_type"),
+    sa.CheckConstraint("stage IN ('download', 'encode', 'publish')", name="stage"),
+    sa.CheckConstraint("priority BETWEEN 1 AND 10", name="priority"),
+    sa.Index(
+        "uq_cdn_image_jobs_open",
+        "asset_id",
+        unique=True,
+        postgresql_where=sa.text("status IN ('queued', 'processing')"),
+    ),
+    sa.Index(
+        "ix_cdn_image_jobs_due",
+        "collection",
+        "shard",
+        "priority",
+        "deadline",
+        postgresql_where=sa.text("status = 'queued' AND held_at IS NULL"),
+    ),
+    sa.Index("ix_cdn_image_jobs_leased", "shard", "run_id", postgresql_where=sa.text("status = 'processing'")),
+    sa.Index("ix_cdn_image_jobs_asset_id", "asset_id"),
+    sa.Index("ix_cdn_image_jobs_completed_at", "completed_at", postgresql_where=sa.text("completed_at IS NOT NULL")),
+)
+
+image_renditions = sa.Table(
+    "cdn_image_renditions",
+    metadata,
+    _id(),
+    sa.Column("asset_id", UUID(as_uuid=True), sa.ForeignKey("cdn_image_assets.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("size_name", sa.String(20), nullable=False),
+    sa.Column("format", sa.String(10), nullable=False),
+    sa.Column("width", sa.Integer, nullable=False),
+    sa.Column("height", sa.Integer, nullable=False),
+    sa.Column("file_size", sa.Integer, nullable=False),
+    sa.Column("content_hash", sa.String(64), nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("original_sha256", sa.String(64), nullable=False),
+    sa.Column("recipe", sa.String(40), nullable=False),
+    sa.Column("recipe_version", sa.Integer, nullable=False),
+    sa.Column("encoder", sa.String(100), nullable=False),
+    # stored: under its key but not visible yet; current: what the view shows; superseded: kept for the grace period.
+    sa.Column("state", sa.String(10), nullable=False),
+    _created(),
+    sa.Column("published_at", _time),
+    sa.Column("superseded_at", _time),
+    sa.UniqueConstraint("asset_id", "path"),
+    sa.CheckConstraint("state IN ('stored', 'current', 'superseded')", name="state"),
+    sa.Index(
+        "uq_cdn_image_renditions_current",
+        "asset_id",
+        "size_name",
+        "format",
+        unique=True,
+        postgresql_where=sa.text("state = 'current'"),
+    ),
+    sa.Index("ix_cdn_image_renditions_path", "path"),
+    sa.Index(
+        "ix_cdn_image_renditions_superseded_at", "superseded_at", postgresql_where=sa.text("state = 'superseded'")
+    ),
+)
+
+processing_stats = sa.Table(
+    "cdn_processing_stats",
+    metadata,
+    _id(),
+    sa.Column("date", sa.Date, nullable=False),
+    sa.Column("hour", sa.Integer, nullable=False),
+    sa.Column("jobs_processed", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("jobs_failed", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("avg_processing_time_ms", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("avg_download_time_ms", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("avg_upload_time_ms", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("total_bytes_processed", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("avg_file_size_bytes", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("error_categories", JSONB, nullable=False, server_default=sa.text("'{}'")),
+    sa.Column("peak_queue_depth", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("worker_utilization_percent", sa.Integer, nullable=False, server_default="0"),
+    _created(),
+    _updated(),
+    sa.UniqueConstraint("date", "hour"),
+    sa.CheckConstraint("hour BETWEEN 0 AND 23", name="hour"),
+)
+
+# A run holds a session advisory lock on `lock_key` while it lives, so Postgres itself tells the living from the dead.
+runs = sa.Table(
+    "cdn_runs",
+    metadata,
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("lock_key", sa.BigInteger, nullable=False),
+    sa.Column("worker_id", sa.String(100), nullable=False),
+    sa.Column("started_at", _time, nullable=False, server_default=_now),
+    sa.Column("ended_at", _time),
+    sa.Index("ix_cdn_runs_open", "run_id", postgresql_where=sa.text("ended_at IS NULL")),
+)
+
+# One row: what the view puts before a path. `cdn-pipeline migrate` writes it.
+delivery = sa.Table(
+    "cdn_delivery",
+    metadata,
+    sa.Column("only_row", sa.Boolean, primary_key=True, server_default=sa.text("true")),
+    sa.Column("base_url", sa.Text, nullable=False),
+    sa.CheckConstraint("only_row", name="only_row"),
+)

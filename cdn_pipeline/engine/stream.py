@@ -1,0 +1,266 @@
+"""The stream: due jobs in, outcomes out, in the order of priority and deadline, with bounded work in hand."""
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from cdn_pipeline.catalog.sessions import transaction
+from cdn_pipeline.engine.tally import Tally
+from cdn_pipeline.queue.due import DueJob, Selection, claim, outlook
+from cdn_pipeline.queue.leases import RENEW_EVERY, Run, release_dead_leases, renew_leases
+from cdn_pipeline.queue.outcomes import Outcome, Verdict, settle
+from cdn_pipeline.queue.retries import longest_wait_in_run
+from cdn_pipeline.queue.states import Stage
+
+IN_HAND = 64  # images at once: their bytes are what a run's memory holds (0.1 MB each as a rule, 32 MB at most)
+CLAIMED_AHEAD = 1024  # leases over all shards: rows, not bytes
+MAX_CLAIM = 128  # per shard and round trip
+SETTLE_EVERY_SECONDS = 0.25
+SETTLE_AT = 64
+POLL_SECONDS = 1.0  # for leases of other runs
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """A shard that is finished: nothing due, nothing in hand, no retry that this run waits for."""
+
+    shard: str
+    tally: Tally
+
+
+@dataclass(slots=True)
+class _Shard:
+    name: str
+    tally: Tally = field(default_factory=Tally)
+    may_have_due: bool = True
+    buffered: int = 0
+    in_hand: int = 0  # buffered, in work or with an outcome that is not written yet
+    look_again_at: float = 0.0  # event loop time
+
+    @property
+    def is_hungry(self) -> bool:
+        return self.may_have_due and self.buffered == 0
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.may_have_due and self.in_hand == 0
+
+
+class Stream:
+    """Works through the due jobs of some shards. One use: `run`, which `stop` ends early."""
+
+    def __init__(
+        self,
+        catalog: sa.Engine,
+        run: Run,
+        selection: Selection,
+        process: Callable[[DueJob], Coroutine[Any, Any, Outcome]],
+        on_finished: Callable[[ShardReport], None],
+        *,
+        limit: int | None = None,
+    ) -> None:
+        """`process` does one image; `on_finished` is told of every finished shard, on the loop's thread.
+
+        `limit` is how many images are claimed at most.
+        """
+        self._catalog = catalog
+        self._run = run
+        self._selection = selection
+        self._process = process
+        self._on_finished = on_finished
+        self._left = limit
+        self._shards: dict[str, _Shard] = {}
+        self._finished: list[Tally] = []
+        self._buffer: list[tuple[tuple[int, float], int, DueJob]] = []
+        self._tasks: dict[asyncio.Task[Outcome], DueJob] = {}
+        self._outcomes: deque[Outcome] = deque()
+        self._changed = asyncio.Event()
+        self._stopping = False
+        self._claims = 0
+        self._settled_at = 0.0
+
+    @property
+    def open_shards(self) -> int:
+        """Shards that are not finished."""
+        return len(self._shards)
+
+    def tally(self) -> Tally:
+        """What became of all images so far."""
+        return Tally.total([*self._finished, *(shard.tally for shard in list(self._shards.values()))])
+
+    def stop(self) -> None:
+        """Ends `run` soon: what is in hand is released and due again. Call it on the loop's thread."""
+        self._stopping = True
+        self._changed.set()
+
+    async def run(self, shards: Sequence[str]) -> None:
+        """Works until every shard is finished.
+
+        Whatever ends it, no lease is left behind if the catalog can be reached.
+        """
+        self._shards = {name: _Shard(name) for name in shards}
+        renewal = asyncio.create_task(self._renew_leases())
+        try:
+            await self._release_dead_leases(shards)
+            while self._shards and not self._stopping:
+                await self._refill()
+                self._start_images()
+                await self._wait()
+                self._collect()
+                await self._settle_if_worthwhile()
+                await self._finish_shards()
+                if renewal.done():
+                    await renewal
+        finally:
+            renewal.cancel()
+            await self._let_go()
+
+    # -- jobs in --
+
+    async def _refill(self) -> None:
+        hungry = [shard.name for shard in self._shards.values() if shard.is_hungry]
+        if not hungry:
+            return
+        batch = max(4, min(MAX_CLAIM, CLAIMED_AHEAD // len(self._shards)))
+        total = len(hungry) * batch if self._left is None else self._left
+        jobs = await self._in_catalog(
+            lambda connection: claim(connection, self._run, self._selection, hungry, batch=batch, total=total)
+        )
+        if self._left is not None:
+            self._left -= len(jobs)
+        for job in jobs:
+            self._claims += 1
+            heapq.heappush(self._buffer, (job.order, self._claims, job))
+            shard = self._shards[job.shard]
+            shard.buffered += 1
+            shard.in_hand += 1
+            shard.tally.claimed()
+        for name in hungry:
+            self._shards[name].may_have_due = self._shards[name].buffered > 0 and self._left != 0
+
+    def _start_images(self) -> None:
+        while self._buffer and len(self._tasks) < IN_HAND:
+            _, _, job = heapq.heappop(self._buffer)
+            self._shards[job.shard].buffered -= 1
+            task = asyncio.create_task(self._process(job))
+            self._tasks[task] = job
+            task.add_done_callback(lambda _: self._changed.set())
+
+    # -- outcomes out --
+
+    async def _wait(self) -> None:
+        """Until an image is done, or it is time to write, to look again or to poll."""
+        if not self._tasks and not self._outcomes and any(shard.is_hungry for shard in self._shards.values()):
+            return
+        now = asyncio.get_running_loop().time()
+        idle = [shard.look_again_at - now for shard in self._shards.values() if shard.is_idle]
+        timeout = min([SETTLE_EVERY_SECONDS if self._outcomes else POLL_SECONDS, *idle])
+        if timeout > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), timeout)
+        self._changed.clear()
+
+    def _collect(self) -> None:
+        broken: BaseException | None = None
+        for task in [task for task in self._tasks if task.done()]:
+            job = self._tasks.pop(task)
+            error = task.exception()
+            self._outcomes.append(_released(job) if error else task.result())
+            broken = broken or error
+        if broken:
+            raise broken
+
+    async def _settle_if_worthwhile(self) -> None:
+        waited = asyncio.get_running_loop().time() - self._settled_at
+        if len(self._outcomes) >= SETTLE_AT or (self._outcomes and (waited >= SETTLE_EVERY_SECONDS or not self._tasks)):
+            await self._settle()
+
+    async def _settle(self) -> None:
+        batch = [self._outcomes.popleft() for _ in range(len(self._outcomes))]
+        held = await self._in_catalog(lambda connection: settle(connection, self._run, batch))
+        self._settled_at = asyncio.get_running_loop().time()
+        for outcome in batch:
+            shard = self._shards[outcome.shard]
+            shard.in_hand -= 1
+            if outcome.job_id in held:
+                shard.tally.add(outcome)
+
+    # -- the end of a shard --
+
+    async def _finish_shards(self) -> None:
+        now = asyncio.get_running_loop().time()
+        idle = [shard for shard in self._shards.values() if shard.is_idle and shard.look_again_at <= now]
+        if not idle:
+            return
+        finished = idle if self._left == 0 else await self._without_prospects(idle, now)
+        for shard in finished:
+            del self._shards[shard.name]
+            self._finished.append(shard.tally)
+            self._on_finished(ShardReport(shard.name, shard.tally))
+
+    async def _without_prospects(self, idle: list[_Shard], now: float) -> list[_Shard]:
+        """Those of the idle shards in which nothing is due, about to be tried again, or held by another run."""
+        horizon = longest_wait_in_run(self._selection.collection.retry)
+        names = [shard.name for shard in idle]
+        prospects = await self._in_catalog(
+            lambda connection: outlook(connection, self._run, self._selection, names, horizon=horizon)
+        )
+        if any(prospect.held_by_others for prospect in prospects.values()):
+            await self._release_dead_leases(names)
+        finished = []
+        for shard in idle:
+            prospect = prospects[shard.name]
+            if prospect.due:
+                shard.may_have_due = True
+            elif prospect.held_by_others or prospect.next_attempt_in:
+                retry = prospect.next_attempt_in.total_seconds() if prospect.next_attempt_in else POLL_SECONDS
+                shard.look_again_at = now + (min(retry, POLL_SECONDS) if prospect.held_by_others else retry)
+            else:
+                finished.append(shard)
+        return finished
+
+    # -- leases --
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_EVERY.total_seconds())
+            await self._in_catalog(lambda connection: renew_leases(connection, self._run))
+
+    async def _release_dead_leases(self, shards: Sequence[str]) -> None:
+        await self._in_catalog(lambda connection: release_dead_leases(connection, shards))
+
+    async def _let_go(self) -> None:
+        """Writes the outcomes that there are and releases everything else in hand."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for task, job in self._tasks.items():
+            done = not task.cancelled() and task.exception() is None
+            self._outcomes.append(task.result() if done else _released(job))
+        self._tasks.clear()
+        self._outcomes.extend(_released(job) for _, _, job in self._buffer)
+        self._buffer.clear()
+        if self._outcomes:
+            await self._settle()
+
+    async def _in_catalog(self, work: Callable[[sa.Connection], _T]) -> _T:
+        return await asyncio.to_thread(transaction, self._catalog, work)
+
+
+def _released(job: DueJob) -> Outcome:
+    return Outcome(
+        job_id=job.job_id,
+        asset_id=job.asset_id,
+        shard=job.shard,
+        verdict=Verdict.RELEASED,
+        stage=Stage(job.stage),
+        identity=job.identity,
+    )

@@ -1,0 +1,102 @@
+"""Transcoding: an original in, the renditions of a recipe out."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from io import BytesIO
+
+import PIL
+from PIL import Image, features
+
+from cdn_pipeline.failures import FailureKind, ImageFailure
+from cdn_pipeline.media.decode import Decoded, decode
+from cdn_pipeline.media.recipes import Recipe
+
+ENCODER = f"pillow {PIL.__version__} libwebp {features.version('webp')}"
+"""What encodes, recorded per rendition: the same recipe may give other bytes after an upgrade."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendition:
+    """What a recipe made of an original for one size; `width` and `height` in pixels, `sha256` of `data` in hex."""
+
+    size: str
+    width: int
+    height: int
+    data: bytes
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transcoded:
+    """The renditions of an original, in the order of the recipe's sizes.
+
+    `format`, `width` and `height` are the original's, upright, in pixels; `cpu_ms` is CPU time of this process.
+    """
+
+    format: str
+    width: int
+    height: int
+    renditions: tuple[Rendition, ...]
+    encoder: str
+    cpu_ms: float
+
+
+def transcode(data: bytes, recipe: Recipe) -> Transcoded:
+    """Makes all renditions of a recipe from one decode.
+
+    The same bytes and the same encoder give the same renditions. Raises `ImageFailure` as `decode` does, and ValueError
+    for a recipe whose format has no encoder here.
+    """
+    if recipe.format != "webp":
+        raise ValueError(f"no encoder for {recipe.format!r}")
+    started = time.process_time()
+    decoded = decode(data, longest_side=max(max(size.width, size.height) for size in recipe.sizes))
+    try:
+        renditions = _render(decoded, recipe)
+    except MemoryError as error:
+        raise ImageFailure(FailureKind.OUT_OF_MEMORY, "while encoding") from error
+    cpu_ms = (time.process_time() - started) * 1000
+    return Transcoded(decoded.format.value, decoded.width, decoded.height, renditions, ENCODER, cpu_ms)
+
+
+def fit_inside(width: int, height: int, box_width: int, box_height: int) -> tuple[int, int]:
+    """The largest size of this aspect ratio inside the box, rounded to whole pixels, at least 1, never enlarged."""
+    if width <= box_width and height <= box_height:
+        return width, height
+    if width * box_height >= height * box_width:
+        return box_width, max(1, _divide(height * box_width, width))
+    return max(1, _divide(width * box_height, height)), box_height
+
+
+def _divide(dividend: int, divisor: int) -> int:
+    """The quotient rounded to the nearest integer, halves up."""
+    return (2 * dividend + divisor) // (2 * divisor)
+
+
+def _render(decoded: Decoded, recipe: Recipe) -> tuple[Rendition, ...]:
+    """One rendition per size; sizes that a small original does not fill share their bytes."""
+    encoded: dict[tuple[int, int], bytes] = {}
+    renditions = []
+    for size in recipe.sizes:
+        width, height = fit_inside(decoded.width, decoded.height, size.width, size.height)
+        if (width, height) not in encoded:
+            encoded[width, height] = _encode(_resize(decoded, width, height), recipe)
+        data = encoded[width, height]
+        renditions.append(Rendition(size.name, width, height, data, hashlib.sha256(data).hexdigest()))
+    return tuple(renditions)
+
+
+def _resize(decoded: Decoded, width: int, height: int) -> Image.Image:
+    """Lanczos on sRGB values, with alpha premultiplied (by Pillow).
+
+    Each size is made from the decoded pixels: 256 made from 512 would save 7 ms of 85 (1080 px) at 52-56 dB.
+    """
+    return decoded.image.resize((width, height), Image.Resampling.LANCZOS, decoded.box)
+
+
+def _encode(image: Image.Image, recipe: Recipe) -> bytes:
+    """Opaque 512 px take 50 ms at effort 6; alpha, which is lossless, adds 1-7 s there and 0.1 s at effort 5."""
+    buffer = BytesIO()
+    image.save(buffer, format=recipe.format, quality=recipe.quality, method=recipe.effort)
+    return buffer.getvalue()

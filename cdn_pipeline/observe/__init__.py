@@ -1,0 +1,1 @@
+"""What is measured and what is judged: thresholds, verdicts on numbers, samples for the eye. Reads, never writes."""

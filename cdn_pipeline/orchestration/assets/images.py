@@ -1,0 +1,225 @@
+"""Mirroring: one stream through download, transcode and publication, reported as three assets."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from cdn_pipeline.observe.thresholds import Judgement, judge_not_in_rate, judge_objects, judge_success_rate
+from cdn_pipeline.orchestration.assets.sources import source_images
+from cdn_pipeline.orchestration.checks import (
+    OBJECTS_INSPECTED,
+    few_images_gone_or_expired,
+    mirror_check_specs,
+    published_objects_in_store,
+    shard_success_rate,
+    success_rate,
+)
+from cdn_pipeline.orchestration.config import MirrorConfig
+from cdn_pipeline.orchestration.partitions import image_shards, shard_backfill_policy
+from cdn_pipeline.orchestration.reporting import (
+    Metadata,
+    evaluated,
+    evaluated_run,
+    failure_numbers,
+    materialized,
+    original_numbers,
+    publication_numbers,
+    rendition_numbers,
+)
+from cdn_pipeline.orchestration.resources import MirrorResource
+
+if TYPE_CHECKING:
+    from cdn_pipeline.engine.mirror import Mirror
+    from cdn_pipeline.engine.stream import ShardReport
+    from cdn_pipeline.engine.tally import Tally
+    from cdn_pipeline.queue.due import Selection
+
+Events = Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]
+
+SAMPLE_PICTURES = 4
+
+
+def _spec(
+    name: str, upstream: dg.AssetsDefinition | dg.AssetSpec, kinds: set[str], stage: str, description: str
+) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        name,
+        deps=[upstream],
+        group_name="images",
+        kinds=kinds,
+        owners=["team:images"],
+        tags={"domain": "images", "stage": stage},
+        skippable=True,
+        partitions_def=image_shards,
+        description=description,
+    )
+
+
+original_images_spec = _spec(
+    "original_images",
+    source_images,
+    {"http", "s3"},
+    "download",
+    "The bytes as downloaded, kept in the private store under their SHA-256.\n\n"
+    "Due images are downloaded before their URL expires, the earliest deadline first. The same bytes as before are no "
+    "work for the assets downstream.",
+)
+
+image_renditions_spec = _spec(
+    "image_renditions",
+    original_images_spec,
+    {"pillow", "s3"},
+    "encode",
+    "WebP renditions that fit inside 256×256 and 512×512, stored under keys named by the hash of their own bytes.\n\n"
+    "Materialize this and `published_images` without `original_images` to encode again from stored originals: images "
+    "whose renditions are not of the present recipe version, or all of them with `force`.",
+)
+
+published_images_spec = _spec(
+    "published_images",
+    image_renditions_spec,
+    {"cloudflare", "postgres"},
+    "publish",
+    "Renditions that are verified in the store and visible: all sizes of an image become current in one transaction "
+    "(view `cdn_image_urls`).\n\nA failed update keeps serving the last good rendition; superseded ones stay for the "
+    "grace period.",
+)
+
+_SPECS = (original_images_spec, image_renditions_spec, published_images_spec)
+
+
+@dg.multi_asset(
+    name="mirrored_images",
+    specs=_SPECS,
+    check_specs=mirror_check_specs(published_images_spec.key),
+    can_subset=True,
+    backfill_policy=shard_backfill_policy,
+)
+def mirrored_images(context: dg.AssetExecutionContext, config: MirrorConfig, mirror: MirrorResource) -> Events:
+    """Works through the due jobs of the run's shards; a shard is reported as soon as it is finished."""
+    from cdn_pipeline.engine.tally import Tally
+
+    shards = context.partition_keys
+    selection = _selection(context, config, mirror.mirror)
+    _open_jobs_again(selection, config, mirror.mirror, shards)
+    tallies: list[Tally] = []
+    for report in _reports(context, mirror.mirror, selection, config, shards):
+        tallies.append(report.tally)
+        yield from _shard_events(context, mirror.mirror, report)
+    yield from _run_events(context, mirror.mirror, Tally.total(tallies))
+
+
+def _selection(context: dg.AssetExecutionContext, config: MirrorConfig, mirror: "Mirror") -> "Selection":
+    from cdn_pipeline.queue.due import Selection
+    from cdn_pipeline.queue.states import Stage
+
+    stages = {
+        original_images_spec.key: Stage.DOWNLOAD,
+        image_renditions_spec.key: Stage.ENCODE,
+        published_images_spec.key: Stage.PUBLISH,
+    }
+    return Selection(
+        collection=mirror.collection,
+        stages=frozenset(stages[key] for key in context.selected_asset_keys),
+        owner_ids=tuple(config.owner_ids) or None,
+    )
+
+
+def _open_jobs_again(selection: "Selection", config: MirrorConfig, mirror: "Mirror", shards: Sequence[str]) -> None:
+    from cdn_pipeline.queue.reopen import open_jobs_again
+    from cdn_pipeline.queue.states import Stage
+
+    from_originals = Stage.DOWNLOAD not in selection.stages and Stage.ENCODE in selection.stages
+    if not (config.force or from_originals):
+        return
+    with mirror.catalog.begin() as connection:
+        open_jobs_again(
+            connection,
+            selection.collection,
+            shards,
+            from_originals=from_originals,
+            force=config.force,
+            owner_ids=selection.owner_ids,
+            limit=config.limit,
+        )
+
+
+def _reports(
+    context: dg.AssetExecutionContext,
+    mirror: "Mirror",
+    selection: "Selection",
+    config: MirrorConfig,
+    shards: Sequence[str],
+) -> Iterator["ShardReport"]:
+    """The finished shards; progress goes to the log, a line every few seconds."""
+    from cdn_pipeline.engine.mirror import Progress
+    from cdn_pipeline.queue.due import count_due
+
+    with mirror.catalog.connect() as connection:
+        due = count_due(connection, selection, shards)
+    context.log.info(f"{due} images are due in {len(shards)} shards")
+    for report in mirror.stream(shards, selection, limit=config.limit):
+        if not isinstance(report, Progress):
+            yield report
+            continue
+        tally = report.tally
+        context.log.info(
+            f"{tally.images} of {due} images, {tally.images_per_second or 0:.1f}/s, {tally.failed} failing, "
+            f"{len(shards) - report.open_shards} of {len(shards)} shards finished"
+        )
+
+
+def _shard_events(context: dg.AssetExecutionContext, mirror: "Mirror", report: "ShardReport") -> Events:
+    numbers = {
+        original_images_spec.key: original_numbers(report.tally),
+        image_renditions_spec.key: rendition_numbers(report.tally),
+    }
+    if published_images_spec.key in context.selected_asset_keys:
+        pictures = _picture_table(mirror, report.shard)
+        numbers[published_images_spec.key] = {**publication_numbers(report.tally), "sample pictures": pictures}
+    for key in (spec.key for spec in _SPECS if spec.key in context.selected_asset_keys):
+        yield materialized(key, report.shard, numbers[key])
+    check = dg.AssetCheckKey(published_images_spec.key, shard_success_rate)
+    if check in context.selected_asset_check_keys:
+        judgement = judge_success_rate(report.tally.completed, report.tally.failed)
+        yield evaluated(context, check, judgement, failure_numbers(report.tally), shard=report.shard)
+
+
+def _picture_table(mirror: "Mirror", shard: str) -> dg.MarkdownMetadataValue | None:
+    from cdn_pipeline.observe.samples import sample_pictures
+
+    with mirror.catalog.connect() as connection:
+        pictures = sample_pictures(connection, shard, SAMPLE_PICTURES)
+    if not pictures:
+        return None
+    rows = [
+        f"| ![{picture.media_id}]({picture.url}) | {picture.source_type} `{picture.media_id}`<br>owner "
+        f"`{picture.owner_id}` | {picture.width}×{picture.height} | {picture.file_size:,} |"
+        for picture in pictures
+    ]
+    return dg.MetadataValue.md("\n".join(["| picture | image | pixels | bytes |", "|---|---|---|---|", *rows]))
+
+
+def _run_events(context: dg.AssetExecutionContext, mirror: "Mirror", total: "Tally") -> Events:
+    numbers = {**publication_numbers(total), **failure_numbers(total)}
+    judges: dict[str, Callable[[], tuple[Judgement, Metadata]]] = {
+        success_rate: lambda: (judge_success_rate(total.completed, total.failed), numbers),
+        few_images_gone_or_expired: lambda: (judge_not_in_rate(total.not_in_rate, total.images), numbers),
+        published_objects_in_store: lambda: _inspect(mirror),
+    }
+    for name, judge in judges.items():
+        check = dg.AssetCheckKey(published_images_spec.key, name)
+        if check in context.selected_asset_check_keys:
+            judgement, metadata = judge()
+            context.log.info(f"{name}: {judgement.words}")
+            yield evaluated_run(check, judgement, metadata)
+
+
+def _inspect(mirror: "Mirror") -> tuple[Judgement, Metadata]:
+    from cdn_pipeline.observe.samples import inspect_published_objects
+
+    with mirror.catalog.connect() as connection:
+        inspection = inspect_published_objects(connection, mirror.objects, OBJECTS_INSPECTED)
+    judgement = judge_objects(inspection.inspected, len(inspection.missing))
+    return judgement, {"inspected": inspection.inspected, "missing": list(inspection.missing[:20])}

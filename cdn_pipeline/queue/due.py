@@ -1,0 +1,223 @@
+"""The one due query: an open job whose next attempt time has come and that nobody holds; and how runs claim it."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from cdn_pipeline.collections import Collection
+from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.queue.leases import LEASE, Run
+from cdn_pipeline.queue.states import STATUS_IN_HAND, JobStatus, JobType, Stage
+
+IS_DUE = f"status = '{JobStatus.QUEUED}' AND held_at IS NULL AND next_attempt_at <= clock_timestamp()"
+
+_SELECTED = """collection = :collection AND stage = ANY(:stages)
+    AND (CAST(:owners AS text[]) IS NULL
+         OR asset_id IN (SELECT id FROM cdn_image_assets WHERE owner_id = ANY(:owners)))"""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which jobs a run works on: its collection, the stages it may do, and optionally only some owners."""
+
+    collection: Collection
+    stages: frozenset[Stage]
+    owner_ids: tuple[str, ...] | None = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the queries of this module bind."""
+        return {
+            "collection": self.collection.name,
+            "stages": sorted(self.stages),
+            "owners": list(self.owner_ids) if self.owner_ids is not None else None,
+        }
+
+
+def count_due(connection: sa.Connection, selection: Selection, shards: Sequence[str]) -> int:
+    """How many jobs are due in the shards."""
+    return (
+        connection.scalar(
+            sa.text(f"SELECT count(*) FROM cdn_image_jobs WHERE shard = ANY(:shards) AND {IS_DUE} AND {_SELECTED}"),
+            {**selection.parameters, "shards": list(shards)},
+        )
+        or 0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRendition:
+    """A rendition that is in the store and waits to be made current."""
+
+    path: str
+    file_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DueJob:
+    """A claimed job with what is known of its image. Ordered by (priority, deadline), earliest first."""
+
+    job_id: uuid.UUID
+    asset_id: uuid.UUID
+    shard: str
+    job_type: JobType
+    stage: Stage
+    priority: int
+    deadline: datetime | None
+    force: bool
+    retry_count: int
+    owner_id: str
+    source_type: str
+    source_id: str
+    media_id: str
+    urls: tuple[str, ...]  # best rank first
+    ranks: tuple[int, ...]  # of `urls`
+    identity: str
+    url_expires_at: datetime | None
+    original_sha256: str | None
+    original_identity: str | None
+    original_rank: int | None
+    last_failure: FailureKind | None
+    current_paths: frozenset[str]
+    up_to_date: bool  # all sizes are current, by this recipe version, from the stored original
+    stored: tuple[StoredRendition, ...] = field(default=())
+
+    @property
+    def order(self) -> tuple[int, float]:
+        """The sort key of the stream: deadlines come first within a priority; no deadline comes last."""
+        return self.priority, self.deadline.timestamp() if self.deadline else float("inf")
+
+
+# One statement for all shards: the lateral join makes it one short index scan per shard (0.056 ms per image, against
+# 1.09 ms for one scan over 64 shards, which has to sort all that is pending).
+_CLAIM = sa.text(f"""
+    WITH picked AS (
+        SELECT due.id
+        FROM unnest(CAST(:shards AS text[])) AS wanted(shard)
+        CROSS JOIN LATERAL (
+            SELECT id FROM cdn_image_jobs
+            WHERE shard = wanted.shard AND {IS_DUE} AND {_SELECTED}
+            ORDER BY priority, deadline LIMIT :batch
+            FOR UPDATE SKIP LOCKED
+        ) AS due
+        LIMIT :total
+    ), claimed AS (
+        UPDATE cdn_image_jobs AS j
+        SET status = '{JobStatus.PROCESSING}', run_id = :run_id, worker_id = :worker_id,
+            started_at = clock_timestamp(), first_started_at = coalesce(first_started_at, clock_timestamp()),
+            lease_until = clock_timestamp() + :lease, updated_at = clock_timestamp()
+        FROM picked WHERE j.id = picked.id
+        RETURNING j.*
+    ), marked AS (
+        UPDATE cdn_image_assets AS a
+        SET processing_status = CASE claimed.stage {
+    " ".join(f"WHEN '{stage}' THEN '{status}'" for stage, status in STATUS_IN_HAND.items())
+} END,
+            processing_started_at = claimed.started_at, processing_attempts = a.processing_attempts + 1,
+            updated_at = clock_timestamp()
+        FROM claimed WHERE a.id = claimed.asset_id
+        RETURNING a.*
+    )
+    SELECT claimed.id AS job_id, claimed.asset_id, claimed.shard, claimed.job_type, claimed.stage, claimed.priority,
+           claimed.deadline, claimed.force, claimed.retry_count, marked.owner_id, marked.source_type, marked.source_id,
+           marked.media_id, marked.source_url, marked.rank, marked.fallback_urls, marked.identity,
+           marked.url_expires_at, marked.original_sha256, marked.original_identity, marked.original_rank,
+           marked.failure_kind, renditions.current_paths,
+           renditions.fresh, renditions.stored
+    FROM claimed JOIN marked ON marked.id = claimed.asset_id
+    CROSS JOIN LATERAL (
+        SELECT array_agg(path) FILTER (WHERE state = 'current') AS current_paths,
+               count(*) FILTER (WHERE state = 'current' AND recipe = :recipe AND recipe_version = :recipe_version
+                                AND r.original_sha256 = marked.original_sha256) AS fresh,
+               jsonb_agg(jsonb_build_object('path', path, 'file_size', file_size))
+                   FILTER (WHERE state = 'stored') AS stored
+        FROM cdn_image_renditions AS r WHERE r.asset_id = claimed.asset_id
+    ) AS renditions
+""")
+
+
+def claim(
+    connection: sa.Connection, run: Run, selection: Selection, shards: Sequence[str], *, batch: int, total: int
+) -> list[DueJob]:
+    """Leases up to `batch` due jobs of each shard, `total` altogether, to the run; in no particular order."""
+    recipe = selection.collection.recipe
+    rows = connection.execute(
+        _CLAIM,
+        {
+            **selection.parameters,
+            "shards": list(shards),
+            "batch": batch,
+            "total": total,
+            "run_id": run.run_id,
+            "worker_id": run.worker_id,
+            "lease": LEASE,
+            "recipe": recipe.name,
+            "recipe_version": recipe.version,
+        },
+    ).mappings()
+    return [_due_job(row, len(recipe.sizes)) for row in rows]
+
+
+def _due_job(row: sa.RowMapping, sizes: int) -> DueJob:
+    fallbacks = row["fallback_urls"]
+    return DueJob(
+        job_id=row["job_id"],
+        asset_id=row["asset_id"],
+        shard=row["shard"],
+        job_type=JobType(row["job_type"]),
+        stage=Stage(row["stage"]),
+        priority=row["priority"],
+        deadline=row["deadline"],
+        force=row["force"],
+        retry_count=row["retry_count"],
+        owner_id=row["owner_id"],
+        source_type=row["source_type"],
+        source_id=row["source_id"],
+        media_id=row["media_id"],
+        urls=(row["source_url"], *(fallback["url"] for fallback in fallbacks)),
+        ranks=(row["rank"], *(fallback["rank"] for fallback in fallbacks)),
+        identity=row["identity"],
+        url_expires_at=row["url_expires_at"],
+        original_sha256=row["original_sha256"],
+        original_identity=row["original_identity"],
+        original_rank=row["original_rank"],
+        last_failure=FailureKind(row["failure_kind"]) if row["failure_kind"] else None,
+        current_paths=frozenset(row["current_paths"] or ()),
+        up_to_date=row["fresh"] == sizes,
+        stored=tuple(StoredRendition(**rendition) for rendition in row["stored"] or ()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is left in a shard that had nothing to claim."""
+
+    due: int
+    held_by_others: int
+    next_attempt_in: timedelta | None  # of a retry that a run waits for
+
+
+def outlook(
+    connection: sa.Connection, run: Run, selection: Selection, shards: Sequence[str], *, horizon: timedelta
+) -> dict[str, Outlook]:
+    """For each shard: jobs due now, jobs that other living runs hold, and the next retry within the horizon."""
+    rows = connection.execute(
+        sa.text(f"""
+            SELECT shard,
+                   count(*) FILTER (WHERE {IS_DUE}) AS due,
+                   count(*) FILTER (WHERE status = 'processing' AND run_id <> :run_id) AS held_by_others,
+                   min(next_attempt_at) FILTER (WHERE status = 'queued' AND next_attempt_at > clock_timestamp()
+                       AND next_attempt_at <= clock_timestamp() + :horizon) - clock_timestamp() AS next_attempt_in
+            FROM cdn_image_jobs
+            WHERE shard = ANY(:shards) AND status IN ('queued', 'processing') AND held_at IS NULL AND {_SELECTED}
+            GROUP BY shard
+        """),
+        {**selection.parameters, "shards": list(shards), "run_id": run.run_id, "horizon": horizon},
+    )
+    found = {row.shard: Outlook(row.due, row.held_by_others, row.next_attempt_in) for row in rows}
+    nothing = Outlook(due=0, held_by_others=0, next_attempt_in=None)
+    return {shard: found.get(shard, nothing) for shard in shards}

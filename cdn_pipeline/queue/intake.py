@@ -1,0 +1,178 @@
+"""Intake: writes what discovery found into the catalog, and opens a job for every image that becomes due."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from cdn_pipeline.collections import Collection
+from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.queue.states import ImageStatus, JobStatus, JobType, Stage
+from cdn_pipeline.sources.discovery import Change, ImageKey, KnownImage, Sighting
+from cdn_pipeline.sources.instagram import SourceUrl
+
+IS_OPEN = f"status IN ('{JobStatus.QUEUED}', '{JobStatus.PROCESSING}')"
+
+
+def known_images(connection: sa.Connection, keys: Sequence[ImageKey]) -> dict[ImageKey, KnownImage]:
+    """What the catalog knows of these images, in one round trip."""
+    wanted = json.dumps(
+        [{"source_type": key.source_type, "source_id": key.source_id, "media_id": key.media_id} for key in keys]
+    )
+    rows = connection.execute(_KNOWN, {"keys": wanted}).mappings()
+    return {ImageKey(row["source_type"], row["source_id"], row["media_id"]): _known_image(row) for row in rows}
+
+
+_KNOWN = sa.text(f"""
+    SELECT a.source_type, a.source_id, a.media_id, a.identity, a.rank, a.source_url, a.url_expires_at,
+           a.fallback_urls, a.observed_at, a.original_identity, a.original_rank,
+           a.processing_status = '{ImageStatus.FAILED}' AS failed,
+           a.processing_status = '{ImageStatus.PENDING}' AND NOT EXISTS (
+               SELECT FROM cdn_image_jobs j WHERE j.asset_id = a.id AND {IS_OPEN}) AS waiting
+    FROM jsonb_to_recordset(CAST(:keys AS jsonb)) AS k(source_type text, source_id text, media_id text)
+    JOIN cdn_image_assets a USING (source_type, source_id, media_id)
+""")
+
+
+def _known_image(row: sa.RowMapping) -> KnownImage:
+    current = SourceUrl(
+        url=row["source_url"], identity=row["identity"], rank=row["rank"], expires_at=row["url_expires_at"]
+    )
+    return KnownImage(
+        identity=row["identity"],
+        rank=row["rank"],
+        candidates=(current, *(_from_json(fallback) for fallback in row["fallback_urls"])),
+        observed_at=row["observed_at"],
+        original_identity=row["original_identity"],
+        original_rank=row["original_rank"],
+        waiting=row["waiting"],
+        failed=row["failed"],
+    )
+
+
+def _from_json(url: Mapping[str, Any]) -> SourceUrl:
+    expires_at = url["expires_at"] and datetime.fromisoformat(url["expires_at"])
+    return SourceUrl(url=url["url"], identity=url["identity"], rank=url["rank"], expires_at=expires_at)
+
+
+def _to_json(url: SourceUrl) -> dict[str, Any]:
+    expires_at = url.expires_at and url.expires_at.isoformat()
+    return {"url": url.url, "identity": url.identity, "rank": url.rank, "expires_at": expires_at}
+
+
+def record(connection: sa.Connection, collection: Collection, sightings: Sequence[Sighting]) -> int:
+    """Writes new and changed images and URLs signed again, and opens their jobs; returns how many jobs opened.
+
+    Running it twice, or in two runs at once, changes nothing more.
+    """
+    new = [sighting for sighting in sightings if sighting.change is Change.NEW]
+    moved = [sighting for sighting in sightings if sighting.change in (Change.CHANGED, Change.RESIGNED)]
+    opened = 0
+    if new:
+        opened += _insert_new(connection, collection, new)
+    if moved:
+        opened += _update_moved(connection, collection, moved)
+    return opened
+
+
+def _insert_new(connection: sa.Connection, collection: Collection, sightings: Sequence[Sighting]) -> int:
+    rows = [_row(collection, sighting) for sighting in sightings]
+    return connection.execute(_INSERT_NEW, {"rows": json.dumps(rows), **job_defaults(collection)}).rowcount
+
+
+def _update_moved(connection: sa.Connection, collection: Collection, sightings: Sequence[Sighting]) -> int:
+    rows = json.dumps([_row(collection, sighting) for sighting in sightings])
+    connection.execute(_FOLLOW_OPEN_JOBS, {"rows": rows})
+    connection.execute(_MOVE_IMAGES, {"rows": rows})
+    return connection.execute(_OPEN_JOBS, {"rows": rows, **job_defaults(collection)}).rowcount
+
+
+def job_defaults(collection: Collection) -> dict[str, Any]:
+    """What a new job says of its renditions."""
+    recipe = collection.recipe
+    return {"sizes": [max(size.width, size.height) for size in recipe.sizes], "format": recipe.format}
+
+
+def _row(collection: Collection, sighting: Sighting) -> dict[str, Any]:
+    reference, best = sighting.reference, sighting.best
+    return {
+        "collection": collection.name,
+        "shard": reference.shard,
+        "owner_id": reference.owner_id,
+        "source_type": reference.key.source_type,
+        "source_id": reference.key.source_id,
+        "media_id": reference.key.media_id,
+        "taken_at": reference.taken_at and reference.taken_at.isoformat(),
+        "source_url": best.url,
+        "fallback_urls": [_to_json(url) for url in sighting.candidates[1:]],
+        "identity": best.identity,
+        "rank": best.rank,
+        "url_expires_at": best.expires_at and best.expires_at.isoformat(),
+        "observed_at": reference.observed_at.isoformat(),
+        "priority": collection.priorities[reference.key.source_type],
+        "changed": sighting.change is Change.CHANGED,
+        "opens_job": sighting.opens_job,
+    }
+
+
+_ROWS = """jsonb_to_recordset(CAST(:rows AS jsonb)) AS o(
+    collection text, shard text, owner_id text, source_type text, source_id text, media_id text, taken_at timestamptz,
+    source_url text, fallback_urls jsonb, identity text, rank int, url_expires_at timestamptz, observed_at timestamptz,
+    priority int, changed bool, opens_job bool)"""
+
+JOB_COLUMNS = """asset_id, collection, shard, job_type, priority, source_url, deadline, target_sizes, output_format"""
+
+_DEAD_ON_ARRIVAL = f"CASE WHEN NOT opens_job THEN '{FailureKind.SOURCE_URL_EXPIRED}' END"
+
+_INSERT_NEW = sa.text(f"""
+    WITH o AS (SELECT * FROM {_ROWS}), inserted AS (
+        INSERT INTO cdn_image_assets (collection, shard, owner_id, source_type, source_id, media_id, taken_at,
+            source_url, fallback_urls, identity, rank, url_expires_at, observed_at, failure_kind)
+        SELECT collection, shard, owner_id, source_type, source_id, media_id, taken_at, source_url, fallback_urls,
+               identity, rank, url_expires_at, observed_at, {_DEAD_ON_ARRIVAL}
+        FROM o ON CONFLICT (source_type, source_id, media_id) DO NOTHING
+        RETURNING id, source_type, source_id, media_id
+    )
+    INSERT INTO cdn_image_jobs ({JOB_COLUMNS})
+    SELECT inserted.id, collection, shard, '{JobType.INGEST}', priority, source_url, url_expires_at, :sizes, :format
+    FROM inserted JOIN o USING (source_type, source_id, media_id) WHERE opens_job
+""")
+
+# An open job follows its image's URL; one in hand elsewhere is put right when its outcome is written.
+_FOLLOW_OPEN_JOBS = sa.text(f"""
+    UPDATE cdn_image_jobs AS j
+    SET source_url = o.source_url, deadline = o.url_expires_at, updated_at = clock_timestamp(),
+        stage = CASE WHEN changed THEN '{Stage.DOWNLOAD}' ELSE stage END,
+        retry_count = CASE WHEN changed THEN 0 ELSE retry_count END,
+        next_attempt_at = CASE WHEN changed THEN clock_timestamp() ELSE next_attempt_at END
+    FROM {_ROWS} JOIN cdn_image_assets a USING (source_type, source_id, media_id)
+    WHERE j.asset_id = a.id AND j.status = '{JobStatus.QUEUED}'
+""")
+
+_MOVE_IMAGES = sa.text(f"""
+    UPDATE cdn_image_assets AS a
+    SET source_url = o.source_url, fallback_urls = o.fallback_urls, identity = o.identity, rank = o.rank,
+        url_expires_at = o.url_expires_at, observed_at = greatest(a.observed_at, o.observed_at),
+        taken_at = coalesce(o.taken_at, a.taken_at), needs_update = a.needs_update OR changed,
+        processing_status = CASE
+            WHEN changed AND processing_status IN ('{ImageStatus.COMPLETED}', '{ImageStatus.FAILED}')
+            THEN '{ImageStatus.PENDING}' ELSE processing_status END,
+        processing_attempts = CASE WHEN changed THEN 0 ELSE processing_attempts END,
+        failure_kind = CASE WHEN changed THEN {_DEAD_ON_ARRIVAL} ELSE failure_kind END,
+        processing_error = CASE WHEN changed THEN NULL ELSE processing_error END,
+        updated_at = clock_timestamp()
+    FROM {_ROWS}
+    WHERE a.source_type = o.source_type AND a.source_id = o.source_id AND a.media_id = o.media_id
+""")
+
+_OPEN_JOBS = sa.text(f"""
+    INSERT INTO cdn_image_jobs ({JOB_COLUMNS})
+    SELECT a.id, a.collection, a.shard,
+           CASE WHEN a.original_sha256 IS NULL THEN '{JobType.INGEST}' ELSE '{JobType.UPDATE}' END,
+           priority, o.source_url, o.url_expires_at, :sizes, :format
+    FROM {_ROWS} JOIN cdn_image_assets a USING (source_type, source_id, media_id)
+    WHERE opens_job AND a.processing_status = '{ImageStatus.PENDING}'
+    ON CONFLICT (asset_id) WHERE {IS_OPEN} DO NOTHING
+""")

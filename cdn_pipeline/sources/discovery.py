@@ -1,0 +1,127 @@
+"""From what a source row says now and what the catalog knows to what has changed. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from cdn_pipeline.sources.instagram import SourceUrl
+
+# A URL that died longer ago than this is not worth a request; clocks are nowhere further apart.
+CLOCK_TOLERANCE = timedelta(hours=1)
+
+# Best rank first; an image's URLs are few (HD and standard, display and thumbnail), so more would be an error.
+MAX_CANDIDATES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ImageKey:
+    """What an image is unique by."""
+
+    source_type: str
+    source_id: str
+    media_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReference:
+    """One sighting of an image in a source row; `candidates` are its URLs, best rank first, never empty."""
+
+    key: ImageKey
+    owner_id: str
+    shard: str
+    taken_at: datetime | None
+    candidates: tuple[SourceUrl, ...]
+    observed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KnownImage:
+    """What the catalog knows of an image."""
+
+    identity: str
+    rank: int
+    candidates: tuple[SourceUrl, ...]  # the current URL first
+    observed_at: datetime
+    original_identity: str | None
+    original_rank: int | None
+    waiting: bool  # pending without an open job: a fresh URL reopens it
+    failed: bool  # permanently: only another identity reopens it
+
+
+class Change(StrEnum):
+    """What a sighting means."""
+
+    NEW = "new"
+    CHANGED = "changed"  # another picture, or a better rank of the same one
+    RESIGNED = "resigned"  # the same picture under another URL
+    UNCHANGED = "unchanged"
+    OUTDATED = "outdated"  # an older observation than the one we have
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A reference, compared: what has changed, which URLs are current now, whether the image becomes due."""
+
+    reference: ImageReference
+    change: Change
+    candidates: tuple[SourceUrl, ...]
+    opens_job: bool
+
+    @property
+    def best(self) -> SourceUrl:
+        """The URL to download first."""
+        return self.candidates[0]
+
+
+def compare(reference: ImageReference, known: KnownImage | None, now: datetime) -> Sighting:
+    """Says what a sighting changes.
+
+    Same identity: the later expiry wins, per rank. Another identity: the later observation wins, so an old row never
+    overwrites what was just delivered.
+    """
+    seen = rank_candidates(reference.candidates, now)
+    if known is None:
+        return Sighting(reference, Change.NEW, seen, opens_job=is_alive(seen[0], now))
+    if seen[0].identity == known.identity:
+        return _compare_same_picture(reference, known, seen, now)
+    if reference.observed_at <= known.observed_at:
+        return Sighting(reference, Change.OUTDATED, known.candidates, opens_job=False)
+    return Sighting(reference, Change.CHANGED, seen, opens_job=is_alive(seen[0], now))
+
+
+def _compare_same_picture(
+    reference: ImageReference, known: KnownImage, seen: tuple[SourceUrl, ...], now: datetime
+) -> Sighting:
+    known_urls = {candidate.url for candidate in known.candidates}
+    current = rank_candidates((*known.candidates, *seen), now)
+    if all(candidate.url in known_urls for candidate in current):
+        return Sighting(reference, Change.UNCHANGED, known.candidates, opens_job=False)
+    alive = is_alive(current[0], now)
+    rank_we_have = known.original_rank if known.original_identity == known.identity else None
+    better = rank_we_have is not None and current[0].rank > rank_we_have and current[0].url not in known_urls
+    if better and not known.failed:
+        return Sighting(reference, Change.CHANGED, current, opens_job=alive)
+    return Sighting(reference, Change.RESIGNED, current, opens_job=known.waiting and alive)
+
+
+def rank_candidates(candidates: Sequence[SourceUrl], now: datetime) -> tuple[SourceUrl, ...]:
+    """Best rank first; of equal ranks of one picture the URL that lives longest; dead ones only if all are dead."""
+    longest_lived: dict[tuple[str, int], SourceUrl] = {}
+    for candidate in candidates:
+        slot = candidate.identity, candidate.rank
+        known = longest_lived.get(slot)
+        if known is None or _expiry(candidate) > _expiry(known):
+            longest_lived[slot] = candidate
+    ranked = sorted(longest_lived.values(), key=lambda candidate: -candidate.rank)
+    living = [candidate for candidate in ranked if is_alive(candidate, now)]
+    return tuple((living or ranked)[:MAX_CANDIDATES])
+
+
+def is_alive(candidate: SourceUrl, now: datetime) -> bool:
+    """Whether the URL may still answer, by its own expiry."""
+    return candidate.expires_at is None or candidate.expires_at > now - CLOCK_TOLERANCE
+
+
+def _expiry(candidate: SourceUrl) -> float:
+    return candidate.expires_at.timestamp() if candidate.expires_at else float("inf")
