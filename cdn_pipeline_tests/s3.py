@@ -9,12 +9,12 @@ import shutil
 import subprocess
 import sysconfig
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
@@ -32,17 +32,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running S3 server, its credentials, and a way to make buckets."""
+    """A running S3 server and its credentials."""
 
     endpoint_url: str
     access_key_id: str
     secret_access_key: str
-    make_bucket: Callable[[str], object]
 
     def new_bucket(self) -> str:
         """The name of a fresh, empty bucket."""
         bucket = f"bucket-{uuid4().hex[:12]}"
-        self.make_bucket(bucket)
+        urlopen(Request(self.presigned_url(bucket, "", method="PUT"), method="PUT")).close()
         return bucket
 
     def store(self, url: str, **options: Any) -> ObjectStore:
@@ -54,18 +53,18 @@ class S3Server:
         }
         return ObjectStore.from_url(url, **(arguments | options))
 
-    def presigned_url(self, bucket: str, key: str) -> str:
-        """A URL under which any HTTP client can get the object."""
+    def presigned_url(self, bucket: str, key: str, *, method: Literal["GET", "PUT"] = "GET") -> str:
+        """A URL under which any HTTP client can reach the object (with an empty key: the bucket)."""
         store = S3Store(
             bucket,
             endpoint=self.endpoint_url,
-            region="auto",
+            region="us-east-1",
             virtual_hosted_style_request=False,
             client_options={"allow_http": True},
             access_key_id=self.access_key_id,
             secret_access_key=self.secret_access_key,
         )
-        return obstore.sign(store, "GET", key, timedelta(minutes=5))
+        return obstore.sign(store, method, key, timedelta(minutes=5))
 
 
 class _OneAtATime:
@@ -87,13 +86,7 @@ def moto_server() -> Iterator[S3Server]:
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = make_server("127.0.0.1", 0, _OneAtATime(), threaded=True)
     Thread(target=server.serve_forever, daemon=True).start()
-    endpoint_url = f"http://127.0.0.1:{server.server_port}"
-    yield S3Server(
-        endpoint_url,
-        "moto-access-key-id",
-        "moto-secret-access-key",
-        lambda bucket: urlopen(Request(f"{endpoint_url}/{bucket}", method="PUT")).close(),
-    )
+    yield S3Server(f"http://127.0.0.1:{server.server_port}", "moto-access-key-id", "moto-secret-access-key")
     server.shutdown()
 
 
@@ -120,12 +113,7 @@ def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server
     with log.open("wb") as stderr:
         process = subprocess.Popen([binary, "serve", "s3", *options, str(buckets)], stderr=stderr)
     try:
-        yield S3Server(
-            _announced_address(process, log),
-            access_key_id,
-            secret_access_key,
-            lambda bucket: (buckets / bucket).mkdir(),
-        )
+        yield S3Server(_announced_address(process, log), access_key_id, secret_access_key)
     finally:
         process.kill()
         process.wait()

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import ClassVar
 from urllib.parse import quote
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import psycopg
 from psycopg import errors, pq, sql
 from psycopg.conninfo import make_conninfo

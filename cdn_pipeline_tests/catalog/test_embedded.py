@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings

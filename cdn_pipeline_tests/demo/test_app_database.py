@@ -1,4 +1,4 @@
-# ruff: noqa: F811  (fixtures are imported, then asked for by name)
+
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-# ruff: noqa: F811  (fixtures are imported, then asked for by name)
+
 import random
 import re
 import signal

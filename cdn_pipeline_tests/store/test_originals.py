@@ -49,8 +49,9 @@ async def test_bytes_with_another_hash_are_refused(object_store: ObjectStore) ->
 @only_folders
 async def test_a_damaged_original_is_missing_until_it_is_put_again(object_store: ObjectStore) -> None:
     originals = OriginalStore(object_store)
+    file = Path(object_store.url.removeprefix("file://"), original_key(SHA256))
     await originals.put(DATA, SHA256, content_type="image/jpeg")
-    Path(object_store.url.removeprefix("file://"), original_key(SHA256)).write_bytes(DATA[:-1])
+    file.write_bytes(DATA[:-1])
     with pytest.raises(ObjectMissing, match="damaged"):
         await originals.get(SHA256)
     await originals.put(DATA, SHA256, content_type="image/jpeg")

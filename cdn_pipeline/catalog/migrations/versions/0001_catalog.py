@@ -140,7 +140,9 @@ def upgrade() -> None:
         sa.Column("stage", sa.String(length=10), server_default="download", nullable=False),
         sa.Column("force", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("source_url", sa.Text(), nullable=False),
-        sa.Column("target_sizes", postgresql.ARRAY(sa.Integer()), server_default=sa.text("'{256,512}'"), nullable=False),
+        sa.Column(
+            "target_sizes", postgresql.ARRAY(sa.Integer()), server_default=sa.text("'{256,512}'"), nullable=False
+        ),
         sa.Column("output_format", sa.String(length=10), server_default="webp", nullable=False),
         sa.Column("deadline", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("status", sa.String(length=20), server_default="queued", nullable=False),

@@ -1,0 +1,1 @@
+"""HTTP for readers: delivery of renditions from a local store. Reads stores and catalog, never Dagster's process."""

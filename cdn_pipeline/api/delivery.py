@@ -1,0 +1,67 @@
+"""Delivers renditions from a folder store as the CDN would: for laptops and tests, where no CDN stands in front."""
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from cdn_pipeline.settings import Settings
+from cdn_pipeline.store.objects import CACHE_CONTROL
+
+CONTENT_TYPES = {".webp": "image/webp", ".avif": "image/avif", ".jpg": "image/jpeg"}
+
+# A page elsewhere may show the picture, draw it on a canvas and time it. On Cloudflare a response header rule does it.
+_CROSS_ORIGIN = {
+    "Access-Control-Allow-Origin": "*",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "Timing-Allow-Origin": "*",
+    "X-Content-Type-Options": "nosniff",
+}
+
+# Short, because what is missing now may be published in a minute.
+_MISSING_CACHE_CONTROL = "public, max-age=60"
+
+
+class Renditions(StaticFiles):
+    """The files of a folder store under `/th`: immutable, with an ETag from the content's hash, ranges and 304."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The file, or a 404 that caches forget soon."""
+        if Path(path).suffix not in CONTENT_TYPES:
+            raise _missing()
+        try:
+            return await super().get_response(path, scope)
+        except HTTPException as error:
+            if error.status_code == 404:
+                raise _missing() from error
+            raise
+
+    def file_response(
+        self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        """The file with the headers that R2 keeps as metadata; here they follow from the key."""
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        file = Path(full_path)
+        response.headers["Content-Type"] = CONTENT_TYPES[file.suffix]
+        response.headers["Cache-Control"] = CACHE_CONTROL
+        response.headers.update(_CROSS_ORIGIN)
+        return response
+
+
+def _missing() -> HTTPException:
+    return HTTPException(404, "no such rendition", headers={"Cache-Control": _MISSING_CACHE_CONTROL, **_CROSS_ORIGIN})
+
+
+def rendition_files(settings: Settings) -> Renditions | None:
+    """The files to deliver; None when the renditions are not in a folder but behind a CDN."""
+    parts = urlsplit(settings.objects_url)
+    if parts.scheme != "file":
+        return None
+    folder = Path(url2pathname(parts.path)) / "th"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Renditions(directory=folder)

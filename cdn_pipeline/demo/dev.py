@@ -1,0 +1,47 @@
+"""`make dev`: Dagster's UI and daemon, and beside them what a laptop needs to see pictures."""
+
+import subprocess
+import sys
+from contextlib import ExitStack
+
+from cdn_pipeline.catalog.sessions import open_catalog
+from cdn_pipeline.demo.processes import free_port, python, running, stop
+from cdn_pipeline.demo.show import environment
+from cdn_pipeline.demo.stage import folder, open_stage
+from cdn_pipeline.settings import Settings, project_root
+
+_SERVE_PORT = 8000
+
+
+def run_dev(settings: Settings, port: int) -> int:
+    """Runs until Dagster ends or Ctrl-C; returns Dagster's exit status.
+
+    Raises:
+        ChildFailedError: the origin or the picture server does not start.
+    """
+    variables = environment(settings) if settings.embedded_source else None
+    with ExitStack() as companions:
+        if settings.embedded_source:
+            companions.enter_context(open_stage(settings))
+        companions.enter_context(open_catalog(settings))  # the embedded server lives as long as we do
+        if settings.objects_url.startswith("file:") and free_port(_SERVE_PORT) == _SERVE_PORT:
+            companions.enter_context(
+                running(
+                    python("-m", "cdn_pipeline.cli", "serve", "--port", str(_SERVE_PORT)),
+                    folder(settings) / "serve.log",
+                    ready_url=f"http://127.0.0.1:{_SERVE_PORT}/livez",
+                    environment=variables,
+                )
+            )
+        print(f"Dagster's UI: http://127.0.0.1:{port} (Ctrl-C ends it)", file=sys.stderr)  # noqa: T201
+        dagster = subprocess.Popen(  # noqa: S603
+            python("-m", "dagster", "dev", "-p", str(port), "-w", str(project_root() / "workspace.yaml")),
+            env=variables,
+            cwd=project_root(),
+        )
+        try:
+            return dagster.wait()
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            stop(dagster)

@@ -1,0 +1,98 @@
+"""Child processes of the demo: started together, stopped together."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+_READY_SECONDS = 30.0
+_STOP_SECONDS = 10.0
+
+
+class ChildFailedError(Exception):
+    """A child process ended or never answered; the message has the end of what it printed."""
+
+
+def python(*arguments: str) -> list[str]:
+    """A command that runs this environment's Python."""
+    return [sys.executable, *arguments]
+
+
+def free_port(preferred: int) -> int:
+    """The preferred port on loopback if nobody listens there, else any free one."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError("no free port on 127.0.0.1")
+
+
+@contextmanager
+def running(
+    command: Sequence[str], log: Path, *, ready_url: str | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a command beside us, its output in `log`, until the block ends.
+
+    Raises:
+        ChildFailedError: it ended, or did not answer at `ready_url` in time.
+    """
+    process = _start(command, log, environment)
+    try:
+        if ready_url is not None:
+            _wait_until_ready(process, ready_url, log)
+        yield process
+    finally:
+        stop(process)
+
+
+def _start(command: Sequence[str], log: Path, environment: Mapping[str, str] | None) -> subprocess.Popen[bytes]:
+    # A child inherits an ignored SIGINT (from `cmd &` in a script), and Dagster then ignores SIGTERM as well.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        return subprocess.Popen(  # noqa: S603
+            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
+        )
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ChildFailedError(f"{process.args!r} ended with status {process.returncode}:\n{tail(log)}")
+        try:
+            httpx.get(url, timeout=2.0)
+        except httpx.TransportError:
+            time.sleep(0.1)
+        else:
+            return
+    raise ChildFailedError(f"{url} did not answer within {_READY_SECONDS:.0f} s:\n{tail(log)}")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Asks the process to end, and makes it."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def tail(log: Path, lines: int = 20) -> str:
+    """The last lines of a log file."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
