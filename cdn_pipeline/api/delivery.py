@@ -5,9 +5,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import Scope
 
 from cdn_pipeline.settings import Settings
@@ -44,12 +45,15 @@ class Renditions(StaticFiles):
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
     ) -> Response:
-        """The file with the headers that R2 keeps as metadata; here they follow from the key."""
-        response = super().file_response(full_path, stat_result, scope, status_code)
+        """The file with the headers that R2 keeps as metadata; here they follow from the key, which names the hash."""
         file = Path(full_path)
-        response.headers["Content-Type"] = CONTENT_TYPES[file.suffix]
-        response.headers["Cache-Control"] = CACHE_CONTROL
-        response.headers.update(_CROSS_ORIGIN)
+        headers = {"ETag": f'"{file.stem}"', "Cache-Control": CACHE_CONTROL, **_CROSS_ORIGIN}
+        media_type = CONTENT_TYPES[file.suffix]
+        response = FileResponse(
+            full_path, status_code=status_code, headers=headers, media_type=media_type, stat_result=stat_result
+        )
+        if self.is_not_modified(response.headers, Headers(scope=scope)):
+            return NotModifiedResponse(response.headers)
         return response
 
 

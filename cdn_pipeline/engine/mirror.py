@@ -5,6 +5,7 @@ never lands inside the event loop.
 """
 
 import asyncio
+import logging
 import os
 import queue
 import threading
@@ -33,7 +34,7 @@ TRANSCODE_SECONDS = 30.0  # a 50-megapixel photograph takes about 2
 PROGRESS_EVERY_SECONDS = 10.0
 _STOP_SECONDS = 20.0  # releasing what is in hand takes about 0.3; a catalog that is gone must not hold the run
 
-_Item = ShardReport | BaseException | None
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,9 @@ class Progress:
 
     tally: Tally
     open_shards: int
+
+
+_Item = ShardReport | Progress | BaseException | None
 
 
 class Mirror:
@@ -83,11 +87,11 @@ class Mirror:
     ) -> Iterator[ShardReport | Progress]:
         """Works through the due jobs of the shards; yields every shard when it is finished, and progress in between.
 
-        Closing the iterator early releases what is in hand. Raises whatever ended the work.
+        Once per run. Closing the iterator early releases what is in hand. Raises whatever ended the work.
         """
         worker = _StreamThread(self, selection, limit, shards)
-        worker.start()
         try:
+            worker.start()
             yield from worker.reports()
         finally:
             worker.close()
@@ -111,29 +115,22 @@ class _StreamThread:
         self._thread.start()
 
     def reports(self) -> Iterator[ShardReport | Progress]:
-        while True:
-            try:
-                item = self._items.get(timeout=PROGRESS_EVERY_SECONDS)
-            except queue.Empty:
-                yield self._progress()
-                continue
-            if item is None:
-                return
+        while (item := self._items.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
 
     def close(self) -> None:
         """Stops the stream and waits until its leases are released; at once if it has ended."""
-        self._ready.wait(_STOP_SECONDS)
-        if self._thread.is_alive() and self._loop and self._stream:
+        if self._thread.is_alive():
+            self._ready.wait(_STOP_SECONDS)
+        if self._loop and self._stream:
             with suppress(RuntimeError):  # the loop has ended meanwhile
                 self._loop.call_soon_threadsafe(self._stream.stop)
-        self._thread.join(_STOP_SECONDS)
-
-    def _progress(self) -> Progress:
-        assert self._stream is not None
-        return Progress(self._stream.tally(), self._stream.open_shards)
+        if self._thread.is_alive():
+            self._thread.join(_STOP_SECONDS)
+        if self._thread.is_alive():
+            _log.warning("the stream has not stopped after %.0f s; its leases end with the run", _STOP_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -160,7 +157,16 @@ class _StreamThread:
                 mirror.catalog, mirror.run, self._selection, processor.process, self._items.put, limit=self._limit
             )
             self._ready.set()
-            await self._stream.run(self._shards)
+            progress = asyncio.create_task(self._tell_progress(self._stream))
+            try:
+                await self._stream.run(self._shards)
+            finally:
+                progress.cancel()
+
+    async def _tell_progress(self, stream: Stream) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_EVERY_SECONDS)
+            self._items.put(Progress(stream.tally(), stream.open_shards))
 
 
 def _open_store(settings: Settings, url: str) -> ObjectStore:

@@ -2,8 +2,8 @@
 
 import asyncio
 import heapq
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from cdn_pipeline.catalog.sessions import transaction
 from cdn_pipeline.engine.tally import Tally
-from cdn_pipeline.queue.due import DueJob, Selection, claim, outlook
+from cdn_pipeline.queue.due import DueJob, Outlook, Selection, claim, outlook
 from cdn_pipeline.queue.leases import RENEW_EVERY, Run, release_dead_leases, renew_leases
 from cdn_pipeline.queue.outcomes import Outcome, Verdict, settle
 from cdn_pipeline.queue.retries import longest_wait_in_run
@@ -69,7 +69,7 @@ class Stream:
     ) -> None:
         """`process` does one image; `on_finished` is told of every finished shard, on the loop's thread.
 
-        `limit` is how many images are claimed at most.
+        `limit` is how many jobs are claimed at most; a retry claims its job once more.
         """
         self._catalog = catalog
         self._run = run
@@ -81,11 +81,14 @@ class Stream:
         self._finished: list[Tally] = []
         self._buffer: list[tuple[tuple[int, float], int, DueJob]] = []
         self._tasks: dict[asyncio.Task[Outcome], DueJob] = {}
-        self._outcomes: deque[Outcome] = deque()
+        self._outcomes: list[Outcome] = []
         self._changed = asyncio.Event()
         self._stopping = False
         self._claims = 0
         self._settled_at = 0.0
+        # One thread for the work and one for the renewal of leases. asyncio's own are shared with name look-ups: six
+        # slow ones on two cores, and leases would expire.
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="catalog")
 
     @property
     def open_shards(self) -> int:
@@ -111,8 +114,7 @@ class Stream:
         try:
             await self._release_dead_leases(shards)
             while self._shards and not self._stopping:
-                await self._refill()
-                self._start_images()
+                await self._start_images()
                 await self._wait()
                 self._collect()
                 await self._settle_if_worthwhile()
@@ -121,21 +123,29 @@ class Stream:
                     await renewal
         finally:
             renewal.cancel()
+            await asyncio.gather(renewal, return_exceptions=True)
             await self._let_go()
+            self._threads.shutdown(wait=False)
 
     # -- jobs in --
 
+    async def _start_images(self) -> None:
+        """Fills the places, best first. For that, every shard that may have due jobs shows its best one."""
+        await self._refill()
+        while self._buffer and len(self._tasks) < IN_HAND:
+            _, _, job = heapq.heappop(self._buffer)
+            self._shards[job.shard].buffered -= 1
+            task = asyncio.create_task(self._process(job))
+            self._tasks[task] = job
+            task.add_done_callback(lambda _: self._changed.set())
+            await self._refill()
+
     async def _refill(self) -> None:
-        hungry = [shard.name for shard in self._shards.values() if shard.is_hungry]
+        hungry = [shard for shard in self._shards.values() if shard.is_hungry]
         if not hungry:
             return
         batch = max(4, min(MAX_CLAIM, CLAIMED_AHEAD // len(self._shards)))
-        total = len(hungry) * batch if self._left is None else self._left
-        jobs = await self._in_catalog(
-            lambda connection: claim(connection, self._run, self._selection, hungry, batch=batch, total=total)
-        )
-        if self._left is not None:
-            self._left -= len(jobs)
+        jobs = await self._claim([shard.name for shard in hungry], batch)
         for job in jobs:
             self._claims += 1
             heapq.heappush(self._buffer, (job.order, self._claims, job))
@@ -143,36 +153,36 @@ class Stream:
             shard.buffered += 1
             shard.in_hand += 1
             shard.tally.claimed()
-        for name in hungry:
-            self._shards[name].may_have_due = self._shards[name].buffered > 0 and self._left != 0
+        for shard in hungry:
+            shard.may_have_due = shard.buffered > 0 and self._left != 0
 
-    def _start_images(self) -> None:
-        while self._buffer and len(self._tasks) < IN_HAND:
-            _, _, job = heapq.heappop(self._buffer)
-            self._shards[job.shard].buffered -= 1
-            task = asyncio.create_task(self._process(job))
-            self._tasks[task] = job
-            task.add_done_callback(lambda _: self._changed.set())
+    async def _claim(self, shards: Sequence[str], batch: int) -> list[DueJob]:
+        total = len(shards) * batch if self._left is None else self._left
+        jobs = await self._in_catalog(
+            lambda connection: claim(connection, self._run, self._selection, shards, batch=batch, total=total)
+        )
+        if self._left is not None:
+            self._left -= len(jobs)
+        return jobs
 
     # -- outcomes out --
 
     async def _wait(self) -> None:
         """Until an image is done, or it is time to write, to look again or to poll."""
-        if not self._tasks and not self._outcomes and any(shard.is_hungry for shard in self._shards.values()):
-            return
         now = asyncio.get_running_loop().time()
         idle = [shard.look_again_at - now for shard in self._shards.values() if shard.is_idle]
         timeout = min([SETTLE_EVERY_SECONDS if self._outcomes else POLL_SECONDS, *idle])
         if timeout > 0:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait()
         self._changed.clear()
 
     def _collect(self) -> None:
         broken: BaseException | None = None
         for task in [task for task in self._tasks if task.done()]:
             job = self._tasks.pop(task)
-            error = task.exception()
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
             self._outcomes.append(_released(job) if error else task.result())
             broken = broken or error
         if broken:
@@ -184,8 +194,9 @@ class Stream:
             await self._settle()
 
     async def _settle(self) -> None:
-        batch = [self._outcomes.popleft() for _ in range(len(self._outcomes))]
+        batch = tuple(self._outcomes)
         held = await self._in_catalog(lambda connection: settle(connection, self._run, batch))
+        self._outcomes.clear()
         self._settled_at = asyncio.get_running_loop().time()
         for outcome in batch:
             shard = self._shards[outcome.shard]
@@ -220,9 +231,8 @@ class Stream:
             prospect = prospects[shard.name]
             if prospect.due:
                 shard.may_have_due = True
-            elif prospect.held_by_others or prospect.next_attempt_in:
-                retry = prospect.next_attempt_in.total_seconds() if prospect.next_attempt_in else POLL_SECONDS
-                shard.look_again_at = now + (min(retry, POLL_SECONDS) if prospect.held_by_others else retry)
+            elif prospect.held_by_others or prospect.next_attempt_in is not None:
+                shard.look_again_at = now + _patience(prospect)
             else:
                 finished.append(shard)
         return finished
@@ -252,7 +262,15 @@ class Stream:
             await self._settle()
 
     async def _in_catalog(self, work: Callable[[sa.Connection], _T]) -> _T:
-        return await asyncio.to_thread(transaction, self._catalog, work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, transaction, self._catalog, work)
+
+
+def _patience(prospect: Outlook) -> float:
+    """Seconds until a shard is worth another look."""
+    waits = [POLL_SECONDS] if prospect.held_by_others else []
+    if prospect.next_attempt_in is not None:
+        waits.append(prospect.next_attempt_in.total_seconds())
+    return min(waits)
 
 
 def _released(job: DueJob) -> Outcome:

@@ -1,5 +1,6 @@
 """Counts what a run does, per shard. Memory does not grow with the number of images."""
 
+import math
 import random
 import time
 import uuid
@@ -41,12 +42,15 @@ class Samples:
         if not self._values:
             return None
         ordered = sorted(self._values)
-        return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+        return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the claimed images of a shard, or of a whole run. Each image counts once, by its last outcome."""
+    """What became of the claimed images of a shard, or of a whole run. Each image counts once, by its last outcome.
+
+    (Only an image that takes another identity after it was done, while the run goes on, counts again.)
+    """
 
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     failures: Counter[FailureKind] = field(default_factory=Counter)  # last outcomes that are not done
@@ -60,7 +64,8 @@ class Tally:
     upload_ms: Samples = field(default_factory=Samples)
     first_claim: float | None = None  # monotonic seconds
     last_outcome: float | None = None
-    _unsettled: dict[uuid.UUID, Outcome] = field(default_factory=dict)  # images that may still get a better outcome
+    # By image: what may still give way to another outcome.
+    _unsettled: dict[uuid.UUID, tuple[Verdict, FailureKind | None]] = field(default_factory=dict)
 
     def claimed(self) -> None:
         """Notes that work began."""
@@ -69,12 +74,12 @@ class Tally:
     def add(self, outcome: Outcome) -> None:
         """Counts a written outcome in place of the image's earlier one, if it had one."""
         self.last_outcome = time.monotonic()
-        earlier = self._unsettled.pop(outcome.job_id, None)
+        earlier = self._unsettled.pop(outcome.asset_id, None)
         if earlier is not None:
-            self._count(earlier, -1)
-        self._count(outcome, +1)
-        if outcome.verdict in (Verdict.RETRYING, Verdict.RELEASED):
-            self._unsettled[outcome.job_id] = outcome
+            self._count(*earlier, step=-1)
+        self._count(outcome.verdict, outcome.failure, step=+1)
+        if outcome.verdict not in _DONE:
+            self._unsettled[outcome.asset_id] = outcome.verdict, outcome.failure
         if outcome.failure is not None:
             self.attempts_failed[outcome.failure] += 1
         self.downloaded += outcome.bytes_in is not None
@@ -83,10 +88,10 @@ class Tally:
         self.bytes_out += outcome.bytes_out or 0
         self._sample(outcome)
 
-    def _count(self, outcome: Outcome, step: int) -> None:
-        self.verdicts[outcome.verdict] += step
-        if outcome.failure is not None and outcome.verdict is not Verdict.RELEASED:
-            self.failures[outcome.failure] += step
+    def _count(self, verdict: Verdict, failure: FailureKind | None, *, step: int) -> None:
+        self.verdicts[verdict] += step
+        if failure is not None:
+            self.failures[failure] += step
 
     def _sample(self, outcome: Outcome) -> None:
         for samples, value in (

@@ -1,4 +1,3 @@
-
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta

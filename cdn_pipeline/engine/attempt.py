@@ -1,0 +1,93 @@
+"""One attempt at a job: what it has brought so far, and the outcome that it ends in."""
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+
+from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.fetch.client import Download
+from cdn_pipeline.media.decode import sniff
+from cdn_pipeline.queue.due import DueJob
+from cdn_pipeline.queue.outcomes import NewRendition, Outcome, StoredOriginal, Verdict
+from cdn_pipeline.queue.states import Stage
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What an attempt has brought so far. Times in milliseconds; `None` means that the stage was not reached."""
+
+    job: DueJob
+    started: float = field(default_factory=time.monotonic)
+    original: StoredOriginal | None = None
+    renditions: tuple[NewRendition, ...] = ()
+    download_ms: int | None = None
+    transcode_ms: int | None = None
+    upload_ms: int | None = None
+    bytes_in: int | None = None
+    bytes_out: int | None = None
+    stage: Stage = field(init=False)
+    """Where the next attempt begins if this one comes to nothing."""
+
+    def __post_init__(self) -> None:
+        # A job that was left at a later stage, or was in hand, when its image took another identity: the stored
+        # original is of the picture before.
+        is_stored = self.job.original_identity == self.job.identity
+        self.stage = self.job.stage if is_stored else Stage.DOWNLOAD
+
+    def keep(self, original: StoredOriginal) -> None:
+        """Notes that the original is in the store: it need not be downloaded twice."""
+        self.original = original
+        self.stage = Stage.ENCODE
+
+    def ends(
+        self,
+        verdict: Verdict,
+        stage: Stage,
+        failure: FailureKind | None = None,
+        detail: str = "",
+        retry_in_seconds: float = 0.0,
+    ) -> Outcome:
+        """The outcome; `stage` is what comes next for the image."""
+        return Outcome(
+            job_id=self.job.job_id,
+            asset_id=self.job.asset_id,
+            shard=self.job.shard,
+            verdict=verdict,
+            stage=stage,
+            identity=self.job.identity,
+            failure=failure,
+            detail=detail,
+            retry_in_seconds=retry_in_seconds,
+            original=self.original,
+            renditions=self.renditions,
+            download_ms=self.download_ms,
+            transcode_ms=self.transcode_ms,
+            upload_ms=self.upload_ms,
+            total_ms=milliseconds_since(self.started),
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+        )
+
+
+def original_of(download: Download, identity: str, rank: int) -> StoredOriginal:
+    """What the catalog will know of a downloaded original."""
+    return StoredOriginal(
+        sha256=hashlib.sha256(download.data).hexdigest(),
+        identity=identity,
+        rank=rank,
+        file_size=len(download.data),
+        format=str(sniff(download.data[:32])),
+        content_type=_plain(download.content_type),
+        etag=_plain(download.etag),
+        last_modified=_plain(download.last_modified),
+    )
+
+
+def milliseconds_since(started: float) -> int:
+    """Milliseconds since a moment of `time.monotonic`."""
+    return round((time.monotonic() - started) * 1000)
+
+
+def _plain(header: str | None) -> str | None:
+    """A header as the host sent it, unless it has other bytes than printable ASCII: Postgres refuses some of them."""
+    return header if header and header.isascii() and header.isprintable() else None

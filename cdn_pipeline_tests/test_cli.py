@@ -1,0 +1,50 @@
+"""The command line explains itself, and its errors say what to do."""
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner
+
+from cdn_pipeline.cli import app
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is no .env
+    monkeypatch.setenv("CDN_PIPELINE_VAR_DIR", str(tmp_path / "var"))
+
+
+def test_the_help_names_every_command() -> None:
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    for command in ("demo", "dev", "serve", "migrate"):
+        assert command in result.output
+
+
+def test_half_a_configuration_is_refused_with_the_names_of_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("R2_BUCKET_NAME", "renditions")
+    result = CliRunner().invoke(app, ["serve"])
+    assert result.exit_code == 2
+    for name in ("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "R2_ENDPOINT_URL", "ORIGINALS_STORE_URL"):
+        assert name in result.output
+
+
+def test_the_demo_leaves_a_real_deployment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATABASE_URL", "postgresql://127.0.0.1:9/application")
+    result = CliRunner().invoke(app, ["demo"])
+    assert result.exit_code == 2
+    assert "unset SOURCE_DATABASE_URL" in " ".join(result.output.split())
+
+
+def test_migrate_builds_the_catalog_of_any_postgres(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CATALOG_DATABASE_URL", empty_database)
+    monkeypatch.setenv("CDN_BASE_URL", "https://cdn.example")
+    result = CliRunner().invoke(app, ["migrate"])
+    assert result.exit_code == 0, result.output
+    assert "https://cdn.example" in result.output
+    engine = sa.create_engine(empty_database)
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM cdn_image_urls")) == 0
+        assert connection.scalar(sa.text("SELECT base_url FROM cdn_delivery")) == "https://cdn.example"
+    engine.dispose()
