@@ -162,8 +162,7 @@ class ObjectStore:
                 result = await self._store.get_async(key)
                 return (await result.bytes_async()).to_bytes()
             except FileNotFoundError as error:
-                if "NoSuchBucket" in str(error):
-                    raise self._unavailable("get", key, error) from error
+                self._require_bucket("get", key, error)
                 raise ObjectMissing(f"{key} is not in {self.url}") from error
 
     async def stored(self, key: str, data: bytes) -> bool:
@@ -184,7 +183,10 @@ class ObjectStore:
     async def delete(self, key: str) -> None:
         """Removes an object and all that describes it; nothing happens if there is none."""
         with self._translated("delete", key):
-            await self._remove(key)
+            try:
+                await self._remove(key)
+            except FileNotFoundError as error:
+                self._require_bucket("delete", key, error)
 
     async def list(self, prefix: str = "") -> AsyncIterator[str]:
         """The keys below a prefix of whole path segments (`th/ig` has no `th/igloo`), in no particular order."""
@@ -222,6 +224,10 @@ class ObjectStore:
         try:
             yield
         except (BaseError, OSError) as error:
+            raise self._unavailable(verb, key, error) from error
+
+    def _require_bucket(self, verb: str, key: str, error: FileNotFoundError) -> None:
+        if "NoSuchBucket" in str(error):  # nothing is missing or erased because we look in the wrong place
             raise self._unavailable(verb, key, error) from error
 
     def _unavailable(self, verb: str, key: str, error: Exception) -> StoreUnavailable:

@@ -1,0 +1,147 @@
+"""Memory of a run against its number of images: peak of the run's process and of its workers.
+
+    .venv/bin/python -m benchmarks.memory [1000 10000]
+
+Small pictures (240 px) on a loopback origin, everything else as in production: the Dagster job in a process of its own,
+catalog on the embedded Postgres, originals and renditions in folders.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from io import BytesIO
+from pathlib import Path
+
+import psutil
+import sqlalchemy as sa
+from aiohttp import web
+from PIL import Image
+
+from cdn_pipeline.catalog.sessions import DEMO_DATABASE, open_demo_database
+from cdn_pipeline.demo.app_database import create_tables
+from cdn_pipeline.settings import Settings
+
+RANGE = json.dumps({"dagster/asset_partition_range_start": "00", "dagster/asset_partition_range_end": "3f"})
+
+
+def picture() -> bytes:
+    """A noisy JPEG of 240 px."""
+    buffer = BytesIO()
+    Image.effect_noise((240, 240), 60).convert("RGB").save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def serve_pictures() -> int:
+    """An origin in a thread that answers every path with a picture of its own; returns its port."""
+    body, port, ready = picture(), [0], threading.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        # A trailing comment makes every picture another one; decoders stop before it.
+        return web.Response(body=body + request.path.encode(), content_type="image/jpeg")
+
+    async def main() -> None:
+        app = web.Application()
+        app.router.add_get("/{path:.*}", answer)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port[0] = runner.addresses[0][1]
+        ready.set()
+        await asyncio.Event().wait()
+
+    threading.Thread(target=lambda: asyncio.run(main()), daemon=True).start()
+    ready.wait()
+    return port[0]
+
+
+def fill(database: sa.Engine, images: int, port: int) -> None:
+    """Profiles without avatars, each with twelve posts."""
+    create_tables(database)
+    with database.begin() as connection:
+        connection.execute(
+            sa.text("""
+                INSERT INTO profiles (id, username, updated_at)
+                SELECT gen_random_uuid(), 'p' || n, now() FROM generate_series(1, :profiles) n"""),
+            {"profiles": -(-images // 12)},
+        )
+        connection.execute(
+            sa.text("""
+                INSERT INTO posts (id, profile_id, media_id, display_url, taken_at, updated_at)
+                SELECT gen_random_uuid(), p.id, 'm' || n, :base || p.username || '_' || n || '_n.jpg', now(), now()
+                FROM profiles p, generate_series(1, 12) n ORDER BY p.id LIMIT :images"""),
+            {"base": f"http://127.0.0.1:{port}/v/t51.2885-15/", "images": images},
+        )
+
+
+def run_job(var: Path) -> tuple[int, dict[str, float]]:
+    """Runs the job over all shards; returns its exit status and the peaks in MB."""
+    environment = {
+        **os.environ,
+        "CDN_PIPELINE_VAR_DIR": str(var),
+        "DAGSTER_HOME": str(var),
+        "DOWNLOAD_ALLOWED_NETWORKS": "127.0.0.0/8",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "dagster",
+        "job",
+        "execute",
+        "-m",
+        "cdn_pipeline.definitions",
+        "-j",
+        "publish_images",
+        "--tags",
+        RANGE,
+    ]
+    with (var / "job.log").open("wb") as log:
+        process = psutil.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        peaks = {"run": 0.0, "workers": 0.0, "all": 0.0}
+        while process.poll() is None:
+            try:
+                own = process.memory_info().rss / 1e6
+                workers = sum(child.memory_info().rss for child in process.children(recursive=True)) / 1e6
+            except psutil.NoSuchProcess:
+                continue
+            for name, value in (("run", own), ("workers", workers), ("all", own + workers)):
+                peaks[name] = max(peaks[name], value)
+            time.sleep(0.05)
+    return process.returncode, peaks
+
+
+def measure(images: int) -> None:
+    """One size, in a world of its own."""
+    with tempfile.TemporaryDirectory(prefix="cdn-pipeline-memory-") as name:
+        var = Path(name)
+        var.chmod(0o755)
+        (var / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+        settings = Settings(_env_file=None, cdn_pipeline_var_dir=var)
+        with open_demo_database(settings) as database:
+            fill(database, images, serve_pictures())
+            started = time.monotonic()
+            status, peaks = run_job(var)
+            seconds = time.monotonic() - started
+            published = _published(database)
+        print(
+            f"{images:>7} images: run {peaks['run']:.0f} MB, workers {peaks['workers']:.0f} MB, together "
+            f"{peaks['all']:.0f} MB at most; {published} published in {seconds:.0f} s, exit status {status}"
+        )
+
+
+def _published(database: sa.Engine) -> int:
+    catalog = sa.create_engine(database.url.set(database="cdn_catalog"))
+    assert database.url.database == DEMO_DATABASE
+    with catalog.connect() as connection:
+        count = connection.scalar(sa.text("SELECT count(cdn_url_512) FROM cdn_image_urls"))
+    catalog.dispose()
+    return count or 0
+
+
+if __name__ == "__main__":
+    for size in [int(argument) for argument in sys.argv[1:]] or [1000, 10000]:
+        measure(size)
