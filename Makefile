@@ -5,7 +5,7 @@ BIN := .venv/bin
 export DAGSTER_HOME ?= $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev serve test lint format requirements docs clean
+.PHONY: help demo dev serve test bench lint format requirements docs clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -21,6 +21,9 @@ serve: .venv/installed  ## serve renditions of a local store on port 8000
 
 test: .venv/installed  ## run the tests (on two processes)
 	@$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+bench: .venv/installed  ## end to end against the bare codec, about ten minutes
+	@$(BIN)/python -m benchmarks.throughput
 
 lint: .venv/installed  ## format check, lint, types, layers
 	@$(BIN)/ruff format --check .

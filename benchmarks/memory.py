@@ -7,26 +7,20 @@ catalog on the embedded Postgres, originals and renditions in folders.
 """
 
 import asyncio
-import json
-import os
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 from io import BytesIO
 from pathlib import Path
 
-import psutil
 import sqlalchemy as sa
 from aiohttp import web
 from PIL import Image
 
+from benchmarks.jobs import run_job
 from cdn_pipeline.catalog.sessions import DEMO_DATABASE, open_demo_database
 from cdn_pipeline.demo.app_database import create_tables
 from cdn_pipeline.settings import Settings
-
-RANGE = json.dumps({"dagster/asset_partition_range_start": "00", "dagster/asset_partition_range_end": "3f"})
 
 
 def picture() -> bytes:
@@ -78,58 +72,21 @@ def fill(database: sa.Engine, images: int, port: int) -> None:
         )
 
 
-def run_job(var: Path) -> tuple[int, dict[str, float]]:
-    """Runs the job over all shards; returns its exit status and the peaks in MB."""
-    environment = {
-        **os.environ,
-        "CDN_PIPELINE_VAR_DIR": str(var),
-        "DAGSTER_HOME": str(var),
-        "DOWNLOAD_ALLOWED_NETWORKS": "127.0.0.0/8",
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "dagster",
-        "job",
-        "execute",
-        "-m",
-        "cdn_pipeline.definitions",
-        "-j",
-        "publish_images",
-        "--tags",
-        RANGE,
-    ]
-    with (var / "job.log").open("wb") as log:
-        process = psutil.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        peaks = {"run": 0.0, "workers": 0.0, "all": 0.0}
-        while process.poll() is None:
-            try:
-                own = process.memory_info().rss / 1e6
-                workers = sum(child.memory_info().rss for child in process.children(recursive=True)) / 1e6
-            except psutil.NoSuchProcess:
-                continue
-            for name, value in (("run", own), ("workers", workers), ("all", own + workers)):
-                peaks[name] = max(peaks[name], value)
-            time.sleep(0.05)
-    return process.returncode, peaks
-
-
 def measure(images: int) -> None:
     """One size, in a world of its own."""
     with tempfile.TemporaryDirectory(prefix="cdn-pipeline-memory-") as name:
         var = Path(name)
         var.chmod(0o755)
-        (var / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-        settings = Settings(_env_file=None, cdn_pipeline_var_dir=var)
+        settings = Settings(_env_file=None, cdn_pipeline_var_dir=var)  # type: ignore[call-arg]
         with open_demo_database(settings) as database:
             fill(database, images, serve_pictures())
-            started = time.monotonic()
-            status, peaks = run_job(var)
-            seconds = time.monotonic() - started
+            watched = run_job(var)
             published = _published(database)
+        peaks = watched.peaks
         print(
             f"{images:>7} images: run {peaks['run']:.0f} MB, workers {peaks['workers']:.0f} MB, together "
-            f"{peaks['all']:.0f} MB at most; {published} published in {seconds:.0f} s, exit status {status}"
+            f"{peaks['all']:.0f} MB at most; {published} published in {watched.seconds:.0f} s, "
+            f"exit status {watched.exit_status}"
         )
 
 

@@ -27,6 +27,7 @@ def build_defs(*, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
         assets=[profiles, posts, source_images, mirrored_images],
         jobs=[publish_images_job],
         resources={"mirror": MirrorResource(), **(resources or {})},
+        # The parallelism is inside the step, and the multiprocess executor costs 4 s per step.
         executor=dg.in_process_executor,
     )
 

@@ -126,9 +126,9 @@ _TABLE: dict[FailureKind, _Entry] = {
         Remedy.TRANSIENT, Blame.INFRASTRUCTURE, "Check the object store: reachable, writable, not full."
     ),
     FailureKind.ORIGINAL_MISSING: _Entry(
-        Remedy.FRESH_URL,
+        Remedy.TRANSIENT,
         Blame.INFRASTRUCTURE,
-        "The store lost an original; it is downloaded again from a fresh URL.",
+        "The store lost an original; it is downloaded again, from a fresh URL if the present one has expired.",
     ),
 }
 

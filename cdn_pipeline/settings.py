@@ -4,7 +4,7 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -30,11 +30,17 @@ class Settings(BaseSettings):
     All of them are optional on a laptop: the embedded Postgres and folders under `var/` serve then.
     """
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_file=project_root() / ".env",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # it holds passwords
+    )
 
     cdn_pipeline_var_dir: Path = Field(default_factory=lambda: project_root() / "var")
-    source_database_url: str | None = None
-    catalog_database_url: str | None = None
+    source_database_url: str | None = Field(default=None, repr=False)  # holds a password, like the next
+    catalog_database_url: str | None = Field(default=None, repr=False)
     object_store_url: str | None = None
     originals_store_url: str | None = None
 
@@ -54,7 +60,10 @@ class Settings(BaseSettings):
     @classmethod
     def _split_networks(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return tuple(ip_network(part.strip(), strict=False) for part in value.split(",") if part.strip())
+            try:
+                return tuple(ip_network(part.strip(), strict=False) for part in value.split(",") if part.strip())
+            except ValueError as error:
+                raise ValueError(f"DOWNLOAD_ALLOWED_NETWORKS: {error}") from error
         return value
 
     @model_validator(mode="after")
@@ -123,6 +132,9 @@ class Settings(BaseSettings):
             )
         if self.originals_url.startswith("s3://") and not (self.object_store_url or self.r2_bucket_name):
             problems.append("OBJECT_STORE_URL (or R2_BUCKET_NAME) is missing beside the remote store of originals")
+        elsewhere = self.objects_url.startswith("s3://") and not _is_loopback(self.s3_endpoint_url)
+        if elsewhere and not (self.cdn_base_url or self.r2_public_base):
+            problems.append("CDN_BASE_URL (or R2_PUBLIC_BASE) is missing beside the remote object store")
         credentials = self.r2_access_key_id or self.r2_secret_access_key
         if credentials and not remote:
             problems.append("R2_BUCKET_NAME (or OBJECT_STORE_URL=s3://…) is missing beside the R2 credentials")
@@ -130,13 +142,15 @@ class Settings(BaseSettings):
 
     def _contradictions(self) -> list[str]:
         problems: list[str] = []
-        for name, url in (
-            ("OBJECT_STORE_URL", self.objects_url),
-            ("ORIGINALS_STORE_URL", self.originals_url),
+        for name, url, bucket_name, bucket in (
+            ("OBJECT_STORE_URL", self.objects_url, "R2_BUCKET_NAME", self.r2_bucket_name),
+            ("ORIGINALS_STORE_URL", self.originals_url, "R2_ORIGINALS_BUCKET_NAME", self.r2_originals_bucket_name),
         ):
             if urlsplit(url).scheme not in ("file", "s3"):
                 problems.append(f"{name} must start with file:// or s3://, not {url!r}")
-        if self.objects_url == self.originals_url:
+            elif bucket and urlsplit(url).netloc != bucket:
+                problems.append(f"{name} ({url}) and {bucket_name} ({bucket}) name different stores: set one of them")
+        if _overlap(self.objects_url, self.originals_url):
             problems.append(
                 "ORIGINALS_STORE_URL must not be OBJECT_STORE_URL: originals are private, renditions public"
             )
@@ -146,7 +160,25 @@ class Settings(BaseSettings):
             and self.r2_public_base.rstrip("/") != f"{self.public_base_url}/th"
         ):
             problems.append(f"R2_PUBLIC_BASE must be CDN_BASE_URL + /th, that is {self.public_base_url}/th")
+        if urlsplit(self.public_base_url).scheme not in ("http", "https"):
+            problems.append(f"CDN_BASE_URL must start with https:// or http://, not {self.public_base_url!r}")
         return problems
+
+
+def _is_loopback(url: str | None) -> bool:
+    """Whether a server is on this machine, as simulators of S3 are."""
+    return (urlsplit(url or "").hostname or "") in ("localhost", "127.0.0.1", "::1")
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two stores are in the same bucket, or one's folder is the other's or inside it."""
+    first, second = urlsplit(one), urlsplit(other)
+    if first.scheme != second.scheme:
+        return False
+    if first.scheme == "s3":
+        return first.netloc == second.netloc
+    folders = [Path(unquote(url.path)).resolve() for url in (first, second)]
+    return folders[0].is_relative_to(folders[1]) or folders[1].is_relative_to(folders[0])
 
 
 def load_settings() -> Settings:

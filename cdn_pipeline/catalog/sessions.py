@@ -83,7 +83,7 @@ def _pool(url: str) -> Iterator[sa.Engine]:
 
 def transaction(engine: sa.Engine, work: Callable[[sa.Connection], _T]) -> _T:
     """Runs `work` in a transaction, and again if Postgres chose it to break a deadlock."""
-    for attempt in stamina.retry_context(on=_was_deadlocked, attempts=5, wait_initial=0.05, timeout=30.0):
+    for attempt in stamina.retry_context(on=_was_deadlocked, attempts=5, wait_initial=0.05, wait_jitter=0.2):
         with attempt, engine.begin() as connection:
             return work(connection)
     raise AssertionError("retry_context returns or raises")
@@ -97,5 +97,6 @@ def with_driver(url: str) -> str:
     """`postgres://…` and `postgresql://…` as a SQLAlchemy URL that names psycopg 3."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.partition("+")[0] not in ("postgres", "postgresql"):
-        raise ConfigurationError(f"a database URL must start with postgresql://, not {scheme!r}")
+        found = f"{scheme}://" if separator else "something without ://"  # never the URL: it holds a password
+        raise ConfigurationError(f"a database URL must start with postgresql://, not {found}")
     return f"postgresql+psycopg://{rest}"

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from cdn_pipeline.catalog.sessions import transaction
 from cdn_pipeline.collections import Collection
-from cdn_pipeline.queue.intake import known_images, record
+from cdn_pipeline.queue.intake import known_images, lock_images, record
 from cdn_pipeline.sources.app_database import SourceBatch, read_references
 from cdn_pipeline.sources.discovery import Change, ImageKey, ImageReference, Sighting, compare
 
@@ -53,11 +53,18 @@ def discover(
 
 
 def _take_in(connection: sa.Connection, collection: Collection, batch: SourceBatch, now: datetime) -> list[Sighting]:
-    references = _without_repeats(batch.references)
-    known = known_images(connection, [reference.key for reference in references])
-    sightings = [compare(reference, known.get(reference.key), now) for reference in references]
+    sightings = _compare_all(connection, _without_repeats(batch.references), now)
+    moved = [sighting.reference for sighting in sightings if sighting.change in (Change.CHANGED, Change.RESIGNED)]
+    lock_images(connection, [reference.key for reference in moved])
+    compared_again = {sighting.reference.key: sighting for sighting in _compare_all(connection, moved, now)}
+    sightings = [compared_again.get(sighting.reference.key, sighting) for sighting in sightings]
     record(connection, collection, sightings)
     return sightings
+
+
+def _compare_all(connection: sa.Connection, references: Sequence[ImageReference], now: datetime) -> list[Sighting]:
+    known = known_images(connection, [reference.key for reference in references]) if references else {}
+    return [compare(reference, known.get(reference.key), now) for reference in references]
 
 
 def _without_repeats(references: Sequence[ImageReference]) -> list[ImageReference]:

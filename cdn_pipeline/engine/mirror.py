@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import queue
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -60,7 +61,7 @@ class Mirror:
     def __enter__(self) -> "Mirror":
         with ExitStack() as stack:
             self.pool = WorkerPool(
-                workers=os.cpu_count() or 1, task_seconds=TRANSCODE_SECONDS, modules=["cdn_pipeline.media.transcode"]
+                workers=_cores(), task_seconds=TRANSCODE_SECONDS, modules=["cdn_pipeline.media.transcode"]
             )
             stack.callback(self.pool.close)
             self.catalog: sa.Engine = stack.enter_context(open_catalog(self.settings))
@@ -167,6 +168,11 @@ class _StreamThread:
         while True:
             await asyncio.sleep(PROGRESS_EVERY_SECONDS)
             self._items.put(Progress(stream.tally(), stream.open_shards))
+
+
+def _cores() -> int:
+    """The cores that this process may use, which in a container can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _open_store(settings: Settings, url: str) -> ObjectStore:

@@ -21,7 +21,7 @@ def judge_success_rate(completed: int, failed: int) -> Judgement:
     """Judges completed / (completed + failed)."""
     judged = completed + failed
     if judged == 0:
-        return Judgement(True, False, "nothing was due")
+        return Judgement(True, False, "no image to judge")
     rate = completed / judged
     words = f"{completed} of {judged} images completed ({rate:.1%})"
     if judged < MINIMUM_SAMPLE:
@@ -36,7 +36,7 @@ def judge_success_rate(completed: int, failed: int) -> Judgement:
 def judge_not_in_rate(not_in_rate: int, claimed: int) -> Judgement:
     """Judges the share of claimed images that ended gone, expired or released."""
     if claimed == 0:
-        return Judgement(True, False, "nothing was due")
+        return Judgement(True, False, "no image was claimed")
     share = not_in_rate / claimed
     words = f"{not_in_rate} of {claimed} claimed images ended gone, expired or released ({share:.1%})"
     if claimed < MINIMUM_SAMPLE:

@@ -1,7 +1,4 @@
-"""Jobs: selections of assets that run together.
-
-The parallelism is inside the step, so jobs run in process: the multiprocess executor costs 4 s per step.
-"""
+"""Jobs: selections of assets that run together."""
 
 import dagster as dg
 
@@ -11,6 +8,5 @@ from cdn_pipeline.orchestration.assets.sources import source_images
 publish_images_job = dg.define_asset_job(
     "publish_images",
     selection=dg.AssetSelection.assets(source_images, mirrored_images),
-    executor_def=dg.in_process_executor,
     description="Discovers, downloads, transcodes and publishes what is due in one shard, or in a range of shards.",
 )

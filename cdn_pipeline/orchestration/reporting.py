@@ -98,14 +98,23 @@ def rendition_numbers(tally: "Tally") -> Metadata:
 
 
 def publication_numbers(tally: "Tally") -> Metadata:
-    """What `published_images` says of a shard, and of a run."""
+    """What `published_images` says of a shard."""
     return {
         "published": tally.published,
         "unchanged": tally.unchanged,
         "success rate": _rounded(tally.success_rate, 4),
-        "images per second": _rounded(tally.images_per_second, 1),
-        "seconds": round(tally.seconds, 2),
+        **failure_numbers(tally),
         **_percentiles("upload", tally.upload_ms),
+    }
+
+
+def run_numbers(tally: "Tally") -> Metadata:
+    """What the checks of a run say: speed is the run's alone, because its shards share workers and connections."""
+    return {
+        "claimed images": tally.images,
+        **publication_numbers(tally),
+        "seconds": round(tally.seconds, 2),
+        "images per second": _rounded(tally.images_per_second, 1),
     }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import dagster as dg
 from pydantic import PrivateAttr
@@ -24,7 +25,8 @@ class MirrorResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator["MirrorResource"]:
         """Closes what the run has opened after its last step."""
         with ExitStack() as stack:
-            self._open = lambda: stack.enter_context(_opened(context.run_id or "no-run", context.instance))
+            run_id = context.run.run_id if context.run else f"no run {uuid4()}"
+            self._open = lambda: stack.enter_context(_opened(run_id, context.instance))
             self._mirror = None
             yield self
 

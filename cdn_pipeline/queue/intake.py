@@ -16,14 +16,38 @@ from cdn_pipeline.sources.instagram import SourceUrl
 IS_OPEN = f"status IN ('{JobStatus.QUEUED}', '{JobStatus.PROCESSING}')"
 
 
+def lock_images(connection: sa.Connection, keys: Sequence[ImageKey]) -> None:
+    """Keeps these images and their queued jobs as they are until the transaction ends.
+
+    For a second look at images that are about to be overwritten: two runs that compare at the same time would
+    otherwise write in any order, and the older URL could win. Jobs first, as everywhere else.
+    """
+    if keys:
+        for lock in (_LOCK_JOBS, _LOCK_IMAGES):
+            connection.execute(lock, {"keys": _keys_as_json(keys)})
+
+
 def known_images(connection: sa.Connection, keys: Sequence[ImageKey]) -> dict[ImageKey, KnownImage]:
     """What the catalog knows of these images, in one round trip."""
-    wanted = json.dumps(
-        [{"source_type": key.source_type, "source_id": key.source_id, "media_id": key.media_id} for key in keys]
-    )
-    rows = connection.execute(_KNOWN, {"keys": wanted}).mappings()
+    rows = connection.execute(_KNOWN, {"keys": _keys_as_json(keys)}).mappings()
     return {ImageKey(row["source_type"], row["source_id"], row["media_id"]): _known_image(row) for row in rows}
 
+
+def _keys_as_json(keys: Sequence[ImageKey]) -> str:
+    return json.dumps(
+        [{"source_type": key.source_type, "source_id": key.source_id, "media_id": key.media_id} for key in keys]
+    )
+
+
+_WANTED = """jsonb_to_recordset(CAST(:keys AS jsonb)) AS k(source_type text, source_id text, media_id text)
+    JOIN cdn_image_assets a USING (source_type, source_id, media_id)"""
+
+_LOCK_JOBS = sa.text(f"""
+    SELECT FROM {_WANTED} JOIN cdn_image_jobs j ON j.asset_id = a.id AND j.status = '{JobStatus.QUEUED}'
+    ORDER BY j.id FOR NO KEY UPDATE OF j
+""")
+
+_LOCK_IMAGES = sa.text(f"SELECT FROM {_WANTED} ORDER BY a.id FOR NO KEY UPDATE OF a")
 
 _KNOWN = sa.text(f"""
     SELECT a.source_type, a.source_id, a.media_id, a.identity, a.rank, a.source_url, a.url_expires_at,
@@ -31,8 +55,7 @@ _KNOWN = sa.text(f"""
            a.processing_status = '{ImageStatus.FAILED}' AS failed,
            a.processing_status = '{ImageStatus.PENDING}' AND NOT EXISTS (
                SELECT FROM cdn_image_jobs j WHERE j.asset_id = a.id AND {IS_OPEN}) AS waiting
-    FROM jsonb_to_recordset(CAST(:keys AS jsonb)) AS k(source_type text, source_id text, media_id text)
-    JOIN cdn_image_assets a USING (source_type, source_id, media_id)
+    FROM {_WANTED}
 """)
 
 
@@ -84,8 +107,8 @@ def _insert_new(connection: sa.Connection, collection: Collection, sightings: Se
 
 def _update_moved(connection: sa.Connection, collection: Collection, sightings: Sequence[Sighting]) -> int:
     rows = json.dumps([_row(collection, sighting) for sighting in sightings])
-    connection.execute(_FOLLOW_OPEN_JOBS, {"rows": rows})
     connection.execute(_MOVE_IMAGES, {"rows": rows})
+    connection.execute(_FOLLOW_OPEN_JOBS, {"rows": rows})
     return connection.execute(_OPEN_JOBS, {"rows": rows, **job_defaults(collection)}).rowcount
 
 
@@ -113,18 +136,18 @@ def _row(collection: Collection, sighting: Sighting) -> dict[str, Any]:
         "observed_at": reference.observed_at.isoformat(),
         "priority": collection.priorities[reference.key.source_type],
         "changed": sighting.change is Change.CHANGED,
-        "opens_job": sighting.opens_job,
+        "alive": sighting.alive,
     }
 
 
 _ROWS = """jsonb_to_recordset(CAST(:rows AS jsonb)) AS o(
     collection text, shard text, owner_id text, source_type text, source_id text, media_id text, taken_at timestamptz,
     source_url text, fallback_urls jsonb, identity text, rank int, url_expires_at timestamptz, observed_at timestamptz,
-    priority int, changed bool, opens_job bool)"""
+    priority int, changed bool, alive bool)"""
 
 JOB_COLUMNS = """asset_id, collection, shard, job_type, priority, source_url, deadline, target_sizes, output_format"""
 
-_DEAD_ON_ARRIVAL = f"CASE WHEN NOT opens_job THEN '{FailureKind.SOURCE_URL_EXPIRED}' END"
+_DEAD_ON_ARRIVAL = f"CASE WHEN NOT alive THEN '{FailureKind.SOURCE_URL_EXPIRED}' END"
 
 _INSERT_NEW = sa.text(f"""
     WITH o AS (SELECT * FROM {_ROWS}), inserted AS (
@@ -137,13 +160,13 @@ _INSERT_NEW = sa.text(f"""
     )
     INSERT INTO cdn_image_jobs ({JOB_COLUMNS})
     SELECT inserted.id, collection, shard, '{JobType.INGEST}', priority, source_url, url_expires_at, :sizes, :format
-    FROM inserted JOIN o USING (source_type, source_id, media_id) WHERE opens_job
+    FROM inserted JOIN o USING (source_type, source_id, media_id) WHERE alive
 """)
 
-# An open job follows its image's URL; one in hand elsewhere is put right when its outcome is written.
+# A queued job follows its image's URL; one in hand is put right when its outcome is written or its lease ends.
 _FOLLOW_OPEN_JOBS = sa.text(f"""
     UPDATE cdn_image_jobs AS j
-    SET source_url = o.source_url, deadline = o.url_expires_at, updated_at = clock_timestamp(),
+    SET source_url = a.source_url, deadline = a.url_expires_at, updated_at = clock_timestamp(),
         stage = CASE WHEN changed THEN '{Stage.DOWNLOAD}' ELSE stage END,
         retry_count = CASE WHEN changed THEN 0 ELSE retry_count END,
         next_attempt_at = CASE WHEN changed THEN clock_timestamp() ELSE next_attempt_at END
@@ -167,12 +190,14 @@ _MOVE_IMAGES = sa.text(f"""
     WHERE a.source_type = o.source_type AND a.source_id = o.source_id AND a.media_id = o.media_id
 """)
 
+# An image that is pending and has no open job waits for a fresh URL. That is asked here and not taken from the
+# sighting, because its attempt may have ended since.
 _OPEN_JOBS = sa.text(f"""
     INSERT INTO cdn_image_jobs ({JOB_COLUMNS})
     SELECT a.id, a.collection, a.shard,
            CASE WHEN a.original_sha256 IS NULL THEN '{JobType.INGEST}' ELSE '{JobType.UPDATE}' END,
-           priority, o.source_url, o.url_expires_at, :sizes, :format
+           priority, a.source_url, a.url_expires_at, :sizes, :format
     FROM {_ROWS} JOIN cdn_image_assets a USING (source_type, source_id, media_id)
-    WHERE opens_job AND a.processing_status = '{ImageStatus.PENDING}'
+    WHERE alive AND a.processing_status = '{ImageStatus.PENDING}'
     ON CONFLICT (asset_id) WHERE {IS_OPEN} DO NOTHING
 """)

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
-from cdn_pipeline.queue.states import ImageStatus, JobStatus
+from cdn_pipeline.queue.states import ImageStatus, JobStatus, Stage
 
 LEASE = timedelta(seconds=60)
 RENEW_EVERY = timedelta(seconds=15)
@@ -44,12 +44,15 @@ class Run:
 def hold_run(engine: sa.Engine, run_id: str) -> Iterator[Run]:
     """Registers the run and holds its advisory lock on a connection of its own until the block ends.
 
+    What an earlier process of the same run left in hand is due again: it would look like this one's.
+
     Raises:
         RunAlreadyHeldError: another living process holds the run.
     """
     worker_id = f"{socket.gethostname()}:{os.getpid()}"[:100]
     with engine.connect() as connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.detach()  # closed at the end and never pooled, so that the lock cannot outlive the block
         key = _lock_key(run_id)
         if not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(key))):
             raise RunAlreadyHeldError(f"run {run_id} is already held by another process")
@@ -61,11 +64,12 @@ def hold_run(engine: sa.Engine, run_id: str) -> Iterator[Run]:
             {"run_id": run_id, "key": key, "worker_id": worker_id},
         )
         try:
+            connection.execute(_RELEASE_OWN, {"run_id": run_id})
             yield Run(run_id, worker_id)
         finally:
             with suppress(sa.exc.OperationalError):  # a catalog that went away has dropped the lock by itself
                 end_runs(connection, [run_id])
-                connection.scalar(sa.select(sa.func.pg_advisory_unlock(key)))
+                connection.scalar(sa.select(sa.func.pg_advisory_unlock(key)))  # at once: closing takes a moment
 
 
 def _lock_key(run_id: str) -> int:
@@ -97,18 +101,34 @@ def renew_leases(connection: sa.Connection, run: Run) -> int:
 
 def release_dead_leases(connection: sa.Connection, shards: Sequence[str]) -> int:
     """Makes jobs due again whose run is dead or whose lease has expired; returns how many."""
-    return connection.execute(
-        sa.text(f"""
-            WITH released AS (
-                UPDATE cdn_image_jobs
-                SET status = '{JobStatus.QUEUED}', run_id = NULL, lease_until = NULL, updated_at = now()
-                WHERE status = '{JobStatus.PROCESSING}' AND shard = ANY(:shards)
-                  AND (lease_until < clock_timestamp() OR run_id IN ({_DEAD_RUNS}) OR run_id NOT IN
-                       (SELECT run_id FROM cdn_runs WHERE ended_at IS NULL))
-                RETURNING asset_id
-            )
-            UPDATE cdn_image_assets SET processing_status = '{ImageStatus.PENDING}', updated_at = now()
-            FROM released WHERE id = released.asset_id
-        """),
-        {"shards": list(shards)},
-    ).rowcount
+    return connection.execute(_RELEASE_DEAD, {"shards": list(shards)}).rowcount
+
+
+def _release(which: str) -> sa.TextClause:
+    # While a job is in hand it does not follow its image. It does now, and goes back to the start if what is stored is
+    # not the picture that the image shows now, or not the best of it.
+    return sa.text(f"""
+        WITH held AS (
+            SELECT j.id, j.asset_id, a.source_url, a.url_expires_at,
+                   CASE WHEN a.original_identity = a.identity
+                         AND (j.source_url = a.source_url OR a.original_rank >= a.rank)
+                        THEN j.stage ELSE '{Stage.DOWNLOAD}' END AS stage
+            FROM cdn_image_jobs j JOIN cdn_image_assets a ON a.id = j.asset_id
+            WHERE j.status = '{JobStatus.PROCESSING}' AND {which}
+            ORDER BY a.id FOR UPDATE OF j, a
+        ), released AS (
+            UPDATE cdn_image_jobs AS j
+            SET status = '{JobStatus.QUEUED}', run_id = NULL, lease_until = NULL, stage = held.stage,
+                source_url = held.source_url, deadline = held.url_expires_at, updated_at = clock_timestamp()
+            FROM held WHERE j.id = held.id
+        )
+        UPDATE cdn_image_assets AS a SET processing_status = '{ImageStatus.PENDING}', updated_at = clock_timestamp()
+        FROM held WHERE a.id = held.asset_id
+    """)
+
+
+_RELEASE_OWN = _release("j.run_id = :run_id")
+
+_RELEASE_DEAD = _release(f"""
+    j.shard = ANY(:shards) AND (j.lease_until < clock_timestamp() OR j.run_id IN ({_DEAD_RUNS})
+                                OR j.run_id NOT IN (SELECT run_id FROM cdn_runs WHERE ended_at IS NULL))""")

@@ -99,16 +99,16 @@ def settle(connection: sa.Connection, run: Run, outcomes: Sequence[Outcome]) -> 
 
     An outcome whose lease was lost is dropped: whoever holds the job now writes its own. All sizes of an image become
     current together, in the caller's transaction. If the image's identity changed while it was in hand, the picture is
-    published all the same (an older picture beats none) and the job stays open for the new identity.
+    published all the same (an older picture beats none) and the job stays open for the new identity; likewise for a
+    better rank, and for a fresh URL when the outcome would have been to wait for one.
     """
     if not outcomes:
         return set()
-    rows = json.dumps([_row(outcome) for outcome in outcomes])
-    held = set(connection.scalars(_SETTLE_JOBS, {"rows": rows, "run_id": run.run_id}))
-    kept = [outcome for outcome in outcomes if outcome.job_id in held]
-    if kept:
-        connection.execute(_SETTLE_IMAGES, {"rows": json.dumps([_row(outcome) for outcome in kept])})
-        _settle_renditions(connection, kept)
+    # A run that slept through its lease may have claimed the same job again: the later outcome counts.
+    latest = {outcome.job_id: outcome for outcome in outcomes}
+    rows = json.dumps([_row(outcome) for outcome in latest.values()])
+    held = set(connection.scalars(_SETTLE, {"rows": rows, "run_id": run.run_id}))
+    _settle_renditions(connection, [outcome for outcome in latest.values() if outcome.job_id in held])
     return held
 
 
@@ -124,7 +124,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "stage": outcome.stage,
         "identity": outcome.identity,
         "failure": outcome.failure,
-        "detail": outcome.detail[:1000].replace("\x00", "") or None,
+        "detail": _text(outcome.detail, 1000),
         "retry_in": outcome.retry_in_seconds,
         "download_ms": outcome.download_ms,
         "transcode_ms": outcome.transcode_ms,
@@ -139,10 +139,15 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "original_format": original and original.format,
         "original_width": original and original.width,
         "original_height": original and original.height,
-        "content_type": original and original.content_type and original.content_type[:50],
-        "etag": original and original.etag and original.etag[:255],
-        "last_modified": original and original.last_modified and original.last_modified[:64],
+        "content_type": original and _text(original.content_type, 50),
+        "etag": original and _text(original.etag, 255),
+        "last_modified": original and _text(original.last_modified, 64),
     }
+
+
+def _text(words: str | None, length: int) -> str | None:
+    """What Postgres takes of words that came from elsewhere: neither NUL nor half a surrogate pair."""
+    return (words or "").encode("utf-8", "replace").decode().replace("\x00", "")[:length] or None
 
 
 _ROWS = """jsonb_to_recordset(CAST(:rows AS jsonb)) AS o(
@@ -152,59 +157,82 @@ _ROWS = """jsonb_to_recordset(CAST(:rows AS jsonb)) AS o(
     original_size int, original_format text, original_width int, original_height int, content_type text, etag text,
     last_modified text)"""
 
-_DONE = f"'{JobStatus.COMPLETED}', '{JobStatus.FAILED}'"
+# While an image was in hand, discovery may have moved it: the job's URL is the one it was claimed with. The job then
+# goes back to the start instead of ending, if there is something new to fetch: another picture, a better rank of the
+# same one, or the fresh URL that a refused image would wait for.
+_MOVED = "j.source_url <> a.source_url"
+_NEW_PICTURE = "a.identity <> o.identity"
+_BETTER_PICTURE = f"""{_MOVED} AND a.rank > coalesce(o.original_rank, a.original_rank)
+    AND verdict IN ('{Verdict.PUBLISHED}', '{Verdict.UNCHANGED}', '{Verdict.ADVANCED}')"""
+_FRESH_URL = f"{_MOVED} AND verdict = '{Verdict.WAITING}'"
 
-# A job whose image took another identity meanwhile goes back to the start instead of ending. The image's row is locked
-# before its identity is read, so that a discovery that commits at the same time is either seen here or sees the end.
-_SETTLE_JOBS = sa.text(f"""
+# Also kept when a passing failure follows a 404: the picture is gone if the fresh URL gives 404 as well, however many
+# attempts that takes. (A new picture's failure was cleared when it was discovered.)
+_KEEPS_FAILURE = f"""new_picture OR verdict = '{Verdict.RELEASED}'
+    OR verdict = '{Verdict.RETRYING}' AND a.failure_kind = '{FailureKind.SOURCE_URL_404}'"""
+
+# The image's row is locked before it is read, so that a discovery that commits at the same time is either seen here or
+# sees the end of the job. Discovery locks in the same order.
+_SETTLE = sa.text(f"""
     WITH held AS (
-        SELECT o.*, a.identity <> o.identity AND o.job_status IN ({_DONE}) AS superseded
+        SELECT o.*, a.source_url, a.url_expires_at, {_NEW_PICTURE} AS new_picture,
+               coalesce({_NEW_PICTURE} OR {_BETTER_PICTURE} OR {_FRESH_URL}, false) AS superseded
         FROM {_ROWS}
         JOIN cdn_image_jobs j ON j.id = o.job_id AND j.status = '{JobStatus.PROCESSING}' AND j.run_id = :run_id
         JOIN cdn_image_assets a ON a.id = o.asset_id
-        FOR UPDATE OF j, a
+        ORDER BY a.id FOR UPDATE OF j, a
+    ), jobs AS (
+        UPDATE cdn_image_jobs AS j
+        SET status = CASE WHEN superseded THEN '{JobStatus.QUEUED}' ELSE job_status END,
+            stage = CASE WHEN superseded THEN '{Stage.DOWNLOAD}' ELSE o.stage END,
+            source_url = CASE WHEN superseded OR job_status = '{JobStatus.QUEUED}' THEN o.source_url
+                              ELSE j.source_url END,
+            deadline = o.url_expires_at,
+            retry_count = CASE WHEN superseded OR verdict = '{Verdict.ADVANCED}' THEN 0
+                               WHEN verdict = '{Verdict.RETRYING}' THEN retry_count + 1 ELSE retry_count END,
+            next_attempt_at = clock_timestamp() + make_interval(secs => CASE WHEN superseded THEN 0 ELSE retry_in END),
+            completed_at = CASE WHEN NOT superseded AND job_status <> '{JobStatus.QUEUED}' THEN clock_timestamp() END,
+            failure_kind = CASE WHEN verdict = '{Verdict.RELEASED}' THEN failure_kind ELSE failure END,
+            error_message = CASE WHEN verdict = '{Verdict.RELEASED}' THEN error_message ELSE detail END,
+            download_ms = coalesce(o.download_ms, j.download_ms),
+            transcode_ms = coalesce(o.transcode_ms, j.transcode_ms), upload_ms = coalesce(o.upload_ms, j.upload_ms),
+            bytes_in = coalesce(o.bytes_in, j.bytes_in), bytes_out = coalesce(o.bytes_out, j.bytes_out),
+            processing_duration_ms = CASE WHEN verdict = '{Verdict.RELEASED}' THEN processing_duration_ms
+                                          ELSE total_ms END,
+            lease_until = NULL, updated_at = clock_timestamp(),
+            run_id = CASE WHEN verdict = '{Verdict.RELEASED}' THEN NULL ELSE run_id END
+        FROM held AS o WHERE j.id = o.job_id
+    ), images AS (
+        UPDATE cdn_image_assets AS a
+        SET processing_status = CASE WHEN superseded THEN '{ImageStatus.PENDING}' ELSE image_status END,
+            processing_completed_at = CASE WHEN image_status = '{ImageStatus.COMPLETED}' THEN clock_timestamp()
+                                           ELSE processing_completed_at END,
+            processing_attempts = CASE WHEN image_status = '{ImageStatus.COMPLETED}' THEN 0
+                                       WHEN verdict = '{Verdict.RELEASED}' THEN greatest(processing_attempts - 1, 0)
+                                       ELSE processing_attempts END,
+            failure_kind = CASE WHEN {_KEEPS_FAILURE} THEN a.failure_kind ELSE failure END,
+            processing_error = CASE WHEN {_KEEPS_FAILURE} THEN processing_error ELSE detail END,
+            needs_update = needs_update AND (superseded OR image_status <> '{ImageStatus.COMPLETED}'),
+            original_sha256 = coalesce(o.original_sha256, a.original_sha256),
+            original_identity = coalesce(o.original_identity, a.original_identity),
+            original_rank = coalesce(o.original_rank, a.original_rank),
+            original_file_size = coalesce(o.original_size, a.original_file_size),
+            original_format = coalesce(o.original_format, a.original_format),
+            original_width = coalesce(o.original_width, a.original_width),
+            original_height = coalesce(o.original_height, a.original_height),
+            source_content_type = coalesce(o.content_type, a.source_content_type),
+            source_etag = CASE WHEN o.original_sha256 IS NULL THEN a.source_etag ELSE o.etag END,
+            source_last_modified = CASE WHEN o.original_sha256 IS NULL THEN a.source_last_modified
+                                        ELSE o.last_modified END,
+            download_time_ms = coalesce(o.download_ms, a.download_time_ms),
+            processing_time_ms = coalesce(o.transcode_ms, a.processing_time_ms),
+            upload_time_ms = coalesce(o.upload_ms, a.upload_time_ms),
+            total_processing_time_ms = CASE WHEN verdict = '{Verdict.RELEASED}' THEN total_processing_time_ms
+                                            ELSE total_ms END,
+            updated_at = clock_timestamp()
+        FROM held AS o WHERE a.id = o.asset_id
     )
-    UPDATE cdn_image_jobs AS j
-    SET status = CASE WHEN superseded THEN '{JobStatus.QUEUED}' ELSE job_status END,
-        stage = CASE WHEN superseded THEN '{Stage.DOWNLOAD}' ELSE held.stage END,
-        retry_count = CASE WHEN superseded THEN 0 WHEN verdict = '{Verdict.RETRYING}' THEN retry_count + 1
-                           ELSE retry_count END,
-        next_attempt_at = clock_timestamp() + make_interval(secs => held.retry_in),
-        completed_at = CASE WHEN NOT superseded AND job_status IN ({_DONE}) THEN clock_timestamp() END,
-        failure_kind = failure, error_message = detail,
-        download_ms = held.download_ms, transcode_ms = held.transcode_ms, upload_ms = held.upload_ms,
-        bytes_in = held.bytes_in, bytes_out = held.bytes_out, processing_duration_ms = total_ms,
-        lease_until = NULL, updated_at = clock_timestamp(),
-        run_id = CASE WHEN verdict = '{Verdict.RELEASED}' THEN NULL ELSE run_id END
-    FROM held WHERE j.id = held.job_id
-    RETURNING j.id
-""")
-
-_SETTLE_IMAGES = sa.text(f"""
-    UPDATE cdn_image_assets AS a
-    SET processing_status = CASE WHEN a.identity <> o.identity AND job_status IN ({_DONE})
-                                 THEN '{ImageStatus.PENDING}' ELSE image_status END,
-        processing_completed_at = CASE WHEN image_status = '{ImageStatus.COMPLETED}' THEN clock_timestamp()
-                                       ELSE processing_completed_at END,
-        processing_attempts = CASE WHEN image_status = '{ImageStatus.COMPLETED}' THEN 0 ELSE processing_attempts END,
-        failure_kind = CASE WHEN verdict = '{Verdict.RELEASED}' THEN failure_kind ELSE failure END,
-        processing_error = CASE WHEN verdict = '{Verdict.RELEASED}' THEN processing_error ELSE detail END,
-        needs_update = needs_update AND (image_status <> '{ImageStatus.COMPLETED}' OR a.identity <> o.identity),
-        original_sha256 = coalesce(o.original_sha256, a.original_sha256),
-        original_identity = coalesce(o.original_identity, a.original_identity),
-        original_rank = coalesce(o.original_rank, a.original_rank),
-        original_file_size = coalesce(o.original_size, a.original_file_size),
-        original_format = coalesce(o.original_format, a.original_format),
-        original_width = coalesce(o.original_width, a.original_width),
-        original_height = coalesce(o.original_height, a.original_height),
-        source_content_type = coalesce(o.content_type, a.source_content_type),
-        source_etag = CASE WHEN o.original_sha256 IS NULL THEN a.source_etag ELSE o.etag END,
-        source_last_modified = CASE WHEN o.original_sha256 IS NULL THEN a.source_last_modified ELSE o.last_modified END,
-        download_time_ms = coalesce(o.download_ms, a.download_time_ms),
-        processing_time_ms = coalesce(o.transcode_ms, a.processing_time_ms),
-        upload_time_ms = coalesce(o.upload_ms, a.upload_time_ms),
-        total_processing_time_ms = total_ms, updated_at = clock_timestamp()
-    FROM {_ROWS} WHERE a.id = o.asset_id
+    SELECT job_id FROM held
 """)
 
 
@@ -214,13 +242,20 @@ def _settle_renditions(connection: sa.Connection, outcomes: Sequence[Outcome]) -
         for outcome in outcomes
         for rendition in outcome.renditions
     ]
+    outlived = [
+        outcome.asset_id for outcome in outcomes if outcome.renditions or outcome.verdict in _NOTHING_TO_PUBLISH
+    ]
+    if outlived:
+        connection.execute(_DISCARD_UNPUBLISHED, {"asset_ids": outlived})
     if new:
-        connection.execute(_DISCARD_UNPUBLISHED, {"asset_ids": [row["asset_id"] for row in new]})
         connection.execute(_STORE_RENDITIONS, {"rows": json.dumps(new)})
     published = [outcome.asset_id for outcome in outcomes if outcome.verdict is Verdict.PUBLISHED]
     if published:
         connection.execute(_SUPERSEDE, {"asset_ids": published})
         connection.execute(_MAKE_CURRENT, {"asset_ids": published})
+
+
+_NOTHING_TO_PUBLISH = frozenset({Verdict.UNCHANGED, Verdict.WAITING, Verdict.FAILED})
 
 
 def _rendition_row(rendition: NewRendition) -> dict[str, Any]:
@@ -230,7 +265,7 @@ def _rendition_row(rendition: NewRendition) -> dict[str, Any]:
 # Left over from an attempt that ended before publishing: clean-up takes them like any superseded rendition.
 _DISCARD_UNPUBLISHED = sa.text("""
     UPDATE cdn_image_renditions SET state = 'superseded', superseded_at = clock_timestamp()
-    WHERE asset_id = ANY(CAST(:asset_ids AS uuid[])) AND state = 'stored'
+    WHERE asset_id = ANY(:asset_ids) AND state = 'stored'
 """)
 
 # A rendition that is visible stays visible: made again, byte for byte, it is the same object.

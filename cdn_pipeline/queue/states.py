@@ -41,19 +41,18 @@ class Stage(StrEnum):
     PUBLISH = "publish"
 
 
-_IN_HAND = frozenset({ImageStatus.DOWNLOADING, ImageStatus.PROCESSING, ImageStatus.UPLOADING})
+_IN_HAND = (ImageStatus.DOWNLOADING, ImageStatus.PROCESSING, ImageStatus.UPLOADING)
+_ENDED = frozenset({ImageStatus.PENDING, ImageStatus.COMPLETED, ImageStatus.FAILED})
 
 IMAGE_TRANSITIONS: Mapping[ImageStatus, frozenset[ImageStatus]] = {
-    ImageStatus.PENDING: _IN_HAND | {ImageStatus.FAILED},
-    ImageStatus.DOWNLOADING: frozenset(ImageStatus) - {ImageStatus.DOWNLOADING},
-    ImageStatus.PROCESSING: frozenset(ImageStatus) - {ImageStatus.DOWNLOADING, ImageStatus.PROCESSING},
-    ImageStatus.UPLOADING: frozenset({ImageStatus.PENDING, ImageStatus.COMPLETED, ImageStatus.FAILED}),
+    ImageStatus.PENDING: frozenset(_IN_HAND),
+    **dict.fromkeys(_IN_HAND, _ENDED),
     ImageStatus.COMPLETED: frozenset({ImageStatus.PENDING}),
     ImageStatus.FAILED: frozenset({ImageStatus.PENDING}),
 }
 
 JOB_TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
-    JobStatus.QUEUED: frozenset({JobStatus.PROCESSING, JobStatus.CANCELLED}),
+    JobStatus.QUEUED: frozenset({JobStatus.PROCESSING}),
     JobStatus.PROCESSING: frozenset({JobStatus.QUEUED, JobStatus.COMPLETED, JobStatus.FAILED}),
     JobStatus.COMPLETED: frozenset(),
     JobStatus.FAILED: frozenset(),

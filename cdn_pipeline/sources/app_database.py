@@ -7,7 +7,7 @@ shards is one range scan of the primary key.
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -37,7 +37,7 @@ _LATEST_POSTS = sa.text("""
     SELECT latest.* FROM unnest(CAST(:profile_ids AS uuid[])) AS wanted(id)
     CROSS JOIN LATERAL (
         SELECT id, profile_id, media_id, display_url, thumbnail_src, sidecar_children, taken_at, updated_at
-        FROM posts WHERE profile_id = wanted.id ORDER BY taken_at DESC NULLS LAST LIMIT :posts
+        FROM posts WHERE profile_id = wanted.id ORDER BY taken_at DESC NULLS LAST, id LIMIT :posts
     ) AS latest
 """)
 
@@ -100,7 +100,8 @@ def _read(engine: sa.Engine, first_shard: str, last_shard: str) -> Iterator[Sour
             posts = connection.execute(
                 _LATEST_POSTS, {"profile_ids": [row["id"] for row in profiles], "posts": LATEST_POSTS}
             ).mappings()
-            yield _to_batch(profiles, posts)
+            batch = _to_batch(profiles, posts)
+        yield batch  # with no transaction left open in the application's database meanwhile
         after, query = profiles[-1]["id"], _PROFILES
 
 
@@ -147,34 +148,39 @@ class _Reader:
         )
         own = {url.identity for url in urls}
         for child in self._children(post):
-            child_urls = self._parse_all([str(child.get("display_url") or "")], f"posts {source_id} carousel child")
-            child_id = str(child.get("id") or "")
-            if not child_urls or not child_id or child_urls[0].identity in own:
-                continue
-            self._add(
-                ImageKey("post_carousel", source_id, media_key(child_id)),
-                child_urls,
-                post["updated_at"],
-                missing="",
-                taken_at=post["taken_at"],
-            )
+            self._read_child(post, child, own)
+
+    def _read_child(self, post: Any, child: Mapping[str, Any], own: Set[str]) -> None:
+        """A child that shows the post's own picture (one of the identities `own`) is no second image."""
+        where = f"posts {post['id']} carousel child"
+        child_id = str(child.get("id") or "")
+        if not child_id:
+            self._problem("bad_sidecar_children", f"{where} has no id")
+            return
+        urls = self._parse_all([str(child.get("display_url") or "")], where)
+        if urls and urls[0].identity in own:
+            return
+        self._add(
+            ImageKey("post_carousel", str(post["id"]), media_key(child_id)),
+            urls,
+            post["updated_at"],
+            missing=f"{where} {child_id} has no picture URL",
+            taken_at=post["taken_at"],
+        )
 
     def _children(self, post: Any) -> list[dict[str, Any]]:
         children = post["sidecar_children"]
         if isinstance(children, str):  # a view may hand JSON over as text
             try:
                 children = json.loads(children)
-            except ValueError:
+            except (ValueError, RecursionError):
                 self._problem("bad_sidecar_children", f"posts {post['id']} has sidecar_children that are no JSON")
                 return []
-        if isinstance(children, dict):
-            edges = children.get("edges")
-            if isinstance(edges, dict):  # some proxies turn arrays into objects
-                edges = list(edges.values())
-            children = [edge.get("node") if isinstance(edge, dict) else None for edge in edges or ()]
-        if not isinstance(children, list):
-            return []
-        return [child for child in children if isinstance(child, dict)]
+        nodes = _nodes(children)
+        good = [node for node in nodes if isinstance(node, dict)]
+        if len(good) < len(nodes):
+            self._problem("bad_sidecar_children", f"posts {post['id']} has sidecar_children that are no nodes")
+        return good
 
     def _urls(self, table: str, row: Any, *columns: str) -> list[SourceUrl]:
         return self._parse_all([row[column] for column in columns], f"{table} {row['id']}")
@@ -221,6 +227,20 @@ class _Reader:
         self.batch.problems[self._shard, kind] += 1
         if len(self.batch.samples) < 20:
             self.batch.samples.append((self._shard, words))
+
+
+def _nodes(children: Any) -> Sequence[Any]:
+    """The children of a carousel; what is no list of nodes counts as one that is none."""
+    if isinstance(children, dict):
+        edges = children.get("edges")
+        if isinstance(edges, dict):  # some proxies turn arrays into objects
+            edges = list(edges.values())
+        if isinstance(edges, list):
+            edges = [edge.get("node") if isinstance(edge, dict) else edge for edge in edges]
+        children = edges
+    if children is None:
+        return []
+    return children if isinstance(children, list) else [children]
 
 
 def _utc(moment: datetime) -> datetime:

@@ -66,6 +66,7 @@ class Sighting:
     reference: ImageReference
     change: Change
     candidates: tuple[SourceUrl, ...]
+    alive: bool  # the best of them may still answer
     opens_job: bool
 
     @property
@@ -77,43 +78,56 @@ class Sighting:
 def compare(reference: ImageReference, known: KnownImage | None, now: datetime) -> Sighting:
     """Says what a sighting changes.
 
-    Same identity: the later expiry wins, per rank. Another identity: the later observation wins, so an old row never
-    overwrites what was just delivered.
+    Same identity: the later expiry wins, per rank; of the same expiry, the later observation. Another identity: the
+    later observation wins, so an old row never overwrites what was just delivered.
     """
     seen = rank_candidates(reference.candidates, now)
-    if known is None:
-        return Sighting(reference, Change.NEW, seen, opens_job=is_alive(seen[0], now))
-    if seen[0].identity == known.identity:
+    if known is not None and seen[0].identity == known.identity:
         return _compare_same_picture(reference, known, seen, now)
-    if reference.observed_at <= known.observed_at:
-        return Sighting(reference, Change.OUTDATED, known.candidates, opens_job=False)
-    return Sighting(reference, Change.CHANGED, seen, opens_job=is_alive(seen[0], now))
+    if known is not None and reference.observed_at <= known.observed_at:
+        return _nothing_new(reference, Change.OUTDATED, known, now)
+    alive = is_alive(seen[0], now)
+    return Sighting(reference, Change.NEW if known is None else Change.CHANGED, seen, alive, opens_job=alive)
+
+
+def _nothing_new(reference: ImageReference, change: Change, known: KnownImage, now: datetime) -> Sighting:
+    alive = is_alive(known.candidates[0], now)
+    return Sighting(reference, change, known.candidates, alive, opens_job=False)
 
 
 def _compare_same_picture(
     reference: ImageReference, known: KnownImage, seen: tuple[SourceUrl, ...], now: datetime
 ) -> Sighting:
     known_urls = {candidate.url for candidate in known.candidates}
-    current = rank_candidates((*known.candidates, *seen), now)
+    later_first = [seen, known.candidates] if reference.observed_at > known.observed_at else [known.candidates, seen]
+    current = rank_candidates([*later_first[0], *later_first[1]], now, identity=known.identity)
     if all(candidate.url in known_urls for candidate in current):
-        return Sighting(reference, Change.UNCHANGED, known.candidates, opens_job=False)
+        return _nothing_new(reference, Change.UNCHANGED, known, now)
     alive = is_alive(current[0], now)
     rank_we_have = known.original_rank if known.original_identity == known.identity else None
     better = rank_we_have is not None and current[0].rank > rank_we_have and current[0].url not in known_urls
     if better and not known.failed:
-        return Sighting(reference, Change.CHANGED, current, opens_job=alive)
-    return Sighting(reference, Change.RESIGNED, current, opens_job=known.waiting and alive)
+        return Sighting(reference, Change.CHANGED, current, alive, opens_job=alive)
+    return Sighting(reference, Change.RESIGNED, current, alive, opens_job=known.waiting and alive)
 
 
-def rank_candidates(candidates: Sequence[SourceUrl], now: datetime) -> tuple[SourceUrl, ...]:
-    """Best rank first; of equal ranks of one picture the URL that lives longest; dead ones only if all are dead."""
+def rank_candidates(
+    candidates: Sequence[SourceUrl], now: datetime, *, identity: str | None = None
+) -> tuple[SourceUrl, ...]:
+    """Best rank first; of equal ranks of one picture the URL that lives longest; dead ones only if all are dead.
+
+    URLs of `identity`, if it is given, come before all others. Of URLs that live equally long the first is taken.
+    """
     longest_lived: dict[tuple[str, int], SourceUrl] = {}
     for candidate in candidates:
         slot = candidate.identity, candidate.rank
         known = longest_lived.get(slot)
-        if known is None or _expiry(candidate) > _expiry(known):
+        if known is None or _lifetime(candidate, now) > _lifetime(known, now):
             longest_lived[slot] = candidate
-    ranked = sorted(longest_lived.values(), key=lambda candidate: -candidate.rank)
+    ranked = sorted(
+        longest_lived.values(),
+        key=lambda candidate: (identity is not None and candidate.identity != identity, -candidate.rank),
+    )
     living = [candidate for candidate in ranked if is_alive(candidate, now)]
     return tuple((living or ranked)[:MAX_CANDIDATES])
 
@@ -123,5 +137,7 @@ def is_alive(candidate: SourceUrl, now: datetime) -> bool:
     return candidate.expires_at is None or candidate.expires_at > now - CLOCK_TOLERANCE
 
 
-def _expiry(candidate: SourceUrl) -> float:
-    return candidate.expires_at.timestamp() if candidate.expires_at else float("inf")
+def _lifetime(candidate: SourceUrl, now: datetime) -> tuple[bool, float]:
+    # Beside a signed URL of the same picture, one without expiry has most likely lost its signature: a column too
+    # short cuts off the end. Were it taken to live for ever, no fresh URL would ever heal the image.
+    return is_alive(candidate, now), candidate.expires_at.timestamp() if candidate.expires_at else 0.0

@@ -26,6 +26,7 @@ from cdn_pipeline.orchestration.reporting import (
     original_numbers,
     publication_numbers,
     rendition_numbers,
+    run_numbers,
 )
 from cdn_pipeline.orchestration.resources import MirrorResource
 
@@ -100,6 +101,9 @@ def mirrored_images(context: dg.AssetExecutionContext, config: MirrorConfig, mir
     """Works through the due jobs of the run's shards; a shard is reported as soon as it is finished."""
     from cdn_pipeline.engine.tally import Tally
 
+    if not context.selected_asset_keys:
+        yield from _check_events(context, mirror.mirror)
+        return
     shards = context.partition_keys
     selection = _selection(context, config, mirror.mirror)
     _open_jobs_again(selection, config, mirror.mirror, shards)
@@ -130,8 +134,9 @@ def _open_jobs_again(selection: "Selection", config: MirrorConfig, mirror: "Mirr
     from cdn_pipeline.queue.reopen import open_jobs_again
     from cdn_pipeline.queue.states import Stage
 
-    from_originals = Stage.DOWNLOAD not in selection.stages and Stage.ENCODE in selection.stages
-    if not (config.force or from_originals):
+    downloads = Stage.DOWNLOAD in selection.stages
+    from_originals = not downloads and Stage.ENCODE in selection.stages
+    if not (from_originals or (downloads and config.force)):
         return
     with mirror.catalog.begin() as connection:
         open_jobs_again(
@@ -158,7 +163,9 @@ def _reports(
 
     with mirror.catalog.connect() as connection:
         due = count_due(connection, selection, shards)
-    context.log.info(f"{due} images are due in {len(shards)} shards")
+    if config.limit is not None:
+        due = min(due, config.limit)
+    context.log.info(f"{due} images to do in {len(shards)} shards")
     for report in mirror.stream(shards, selection, limit=config.limit):
         if not isinstance(report, Progress):
             yield report
@@ -187,22 +194,25 @@ def _shard_events(context: dg.AssetExecutionContext, mirror: "Mirror", report: "
 
 
 def _picture_table(mirror: "Mirror", shard: str) -> dg.MarkdownMetadataValue | None:
+    """Pictures for the eye. Dagster renders Markdown's images, from any host, and no HTML."""
     from cdn_pipeline.observe.samples import sample_pictures
 
+    size_name = mirror.collection.recipe.sizes[0].name
     with mirror.catalog.connect() as connection:
-        pictures = sample_pictures(connection, shard, SAMPLE_PICTURES)
+        pictures = sample_pictures(connection, shard, size_name, SAMPLE_PICTURES)
     if not pictures:
         return None
     rows = [
-        f"| ![{picture.media_id}]({picture.url}) | {picture.source_type} `{picture.media_id}`<br>owner "
-        f"`{picture.owner_id}` | {picture.width}×{picture.height} | {picture.file_size:,} |"
+        f"| ![{picture.media_id}]({picture.url}) | {picture.source_type} | {picture.media_id} | {picture.owner_id} "
+        f"| {picture.width}×{picture.height} | {picture.file_size:,} |"
         for picture in pictures
     ]
-    return dg.MetadataValue.md("\n".join(["| picture | image | pixels | bytes |", "|---|---|---|---|", *rows]))
+    heading = ["| picture | source type | media id | owner | pixels | bytes |", "|---|---|---|---|---|--:|"]
+    return dg.MetadataValue.md("\n".join([*heading, *rows]))
 
 
 def _run_events(context: dg.AssetExecutionContext, mirror: "Mirror", total: "Tally") -> Events:
-    numbers = {**publication_numbers(total), **failure_numbers(total)}
+    numbers = run_numbers(total)
     judges: dict[str, Callable[[], tuple[Judgement, Metadata]]] = {
         success_rate: lambda: (judge_success_rate(total.completed, total.failed), numbers),
         few_images_gone_or_expired: lambda: (judge_not_in_rate(total.not_in_rate, total.images), numbers),
@@ -214,6 +224,20 @@ def _run_events(context: dg.AssetExecutionContext, mirror: "Mirror", total: "Tal
             judgement, metadata = judge()
             context.log.info(f"{name}: {judgement.words}")
             yield evaluated_run(check, judgement, metadata)
+
+
+def _check_events(context: dg.AssetExecutionContext, mirror: "Mirror") -> Events:
+    """Checks that were asked for alone, with "Execute" in the UI: only what is in the store can be told without a run.
+
+    Raises:
+        Failure: a check was asked for that judges what a run did.
+    """
+    inspection = dg.AssetCheckKey(published_images_spec.key, published_objects_in_store)
+    if inspection in context.selected_asset_check_keys:
+        yield evaluated_run(inspection, *_inspect(mirror))
+    others = sorted(check.name for check in context.selected_asset_check_keys - {inspection})
+    if others:
+        raise dg.Failure(f"{', '.join(others)}: judged when images are processed; materialize published_images instead")
 
 
 def _inspect(mirror: "Mirror") -> tuple[Judgement, Metadata]:

@@ -10,6 +10,8 @@ profiles = dg.AssetSpec(
     "profiles",
     group_name="application",
     kinds={"postgres"},
+    owners=["team:application"],
+    tags={"domain": "images", "stage": "source"},
     description="Instagram profiles in the application database, with the avatar's signed URLs. Only read.",
 )
 
@@ -17,6 +19,8 @@ posts = dg.AssetSpec(
     "posts",
     group_name="application",
     kinds={"postgres"},
+    owners=["team:application"],
+    tags={"domain": "images", "stage": "source"},
     description="Instagram posts in the application database, with signed URLs of picture and carousel. Only read.",
 )
 

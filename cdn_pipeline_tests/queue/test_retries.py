@@ -1,0 +1,76 @@
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdn_pipeline.collections import INSTAGRAM
+from cdn_pipeline.failures import FailureKind, ImageFailure, Remedy
+from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.retries import decide, longest_wait_in_run
+
+POLICY = INSTAGRAM.retry
+TRANSIENT = [kind for kind in FailureKind if kind.remedy is Remedy.TRANSIENT]
+
+LADDER = [
+    timedelta(seconds=5),
+    timedelta(seconds=10),
+    timedelta(seconds=20),
+    timedelta(minutes=15),
+    timedelta(hours=1),
+    timedelta(hours=6),
+    timedelta(days=1),
+    timedelta(days=1),
+]
+
+failed_before = st.sampled_from([None, *FailureKind])
+
+
+@given(st.integers(0, 1000), failed_before, st.sampled_from(TRANSIENT))
+def test_a_transient_failure_is_tried_again_later_and_later(
+    retries: int, before: FailureKind | None, kind: FailureKind
+) -> None:
+    decision = decide(POLICY, ImageFailure(kind), retries, before)
+    assert (decision.verdict, decision.kind) == (Verdict.RETRYING, kind)
+    step = LADDER[min(retries, len(LADDER) - 1)]
+    assert step * 0.8 <= decision.retry_in <= step * 1.2
+
+
+def test_delays_are_spread() -> None:
+    failure = ImageFailure(FailureKind.SOURCE_ERROR)
+    assert len({decide(POLICY, failure, 0, None).retry_in for _ in range(20)}) > 10
+
+
+@given(st.integers(0, 10), st.floats(0, 86_400))
+def test_retry_after_is_obeyed_when_it_is_longer_than_the_ladder(retries: int, seconds: float) -> None:
+    failure = ImageFailure(FailureKind.RATE_LIMITED, retry_after_seconds=seconds)
+    wait = decide(POLICY, failure, retries, None).retry_in
+    assert wait >= timedelta(seconds=seconds)
+    assert wait == timedelta(seconds=seconds) or wait <= LADDER[min(retries, 7)] * 1.2
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FailureKind if kind.remedy is Remedy.PERMANENT])
+def test_a_permanent_failure_ends_it(kind: FailureKind) -> None:
+    decision = decide(POLICY, ImageFailure(kind, retry_after_seconds=5), 0, None)
+    assert (decision.verdict, decision.kind, decision.retry_in) == (Verdict.FAILED, kind, timedelta())
+
+
+@given(st.sampled_from([kind for kind in FailureKind if kind.remedy is Remedy.FRESH_URL]), st.integers(0, 9))
+def test_a_refused_url_waits_for_a_fresh_one_however_often_it_was_tried(kind: FailureKind, retries: int) -> None:
+    decision = decide(POLICY, ImageFailure(kind), retries, None)
+    assert (decision.verdict, decision.kind, decision.retry_in) == (Verdict.WAITING, kind, timedelta())
+
+
+@given(failed_before)
+def test_a_404_asks_for_a_fresh_url_once_and_a_second_one_means_gone(before: FailureKind | None) -> None:
+    decision = decide(POLICY, ImageFailure(FailureKind.SOURCE_URL_404), 0, before)
+    if before is FailureKind.SOURCE_URL_404:
+        assert (decision.verdict, decision.kind) == (Verdict.FAILED, FailureKind.SOURCE_GONE)
+    else:
+        assert (decision.verdict, decision.kind) == (Verdict.WAITING, FailureKind.SOURCE_URL_404)
+
+
+def test_a_run_waits_for_the_short_delays_and_not_for_the_long_ones() -> None:
+    longest = longest_wait_in_run(POLICY)
+    assert all(step * (1 + POLICY.jitter) <= longest for step in POLICY.in_run)
+    assert all(step * (1 - POLICY.jitter) > longest for step in POLICY.later)
