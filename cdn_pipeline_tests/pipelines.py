@@ -40,7 +40,7 @@ def catalog_database(postgres_server: EmbeddedPostgres, migrated_template: str) 
 
 
 def _execute(connection: psycopg.Connection, statement: str, *names: str) -> None:
-    connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))  # type: ignore[arg-type]
+    connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
 
 @pytest.fixture
@@ -69,4 +69,4 @@ def environment(catalog_database: str, empty_database: str, tmp_path: Path) -> M
 def settings(environment: Mapping[str, str]) -> Settings:
     """The settings of that environment."""
     values = {name.lower(): value for name, value in environment.items()}
-    return Settings(_env_file=None, **values)  # type: ignore[arg-type]
+    return Settings(_env_file=None, **values)  # type: ignore[arg-type, call-arg]

@@ -30,10 +30,14 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """A shard that is finished: nothing due, nothing in hand, no retry that this run waits for."""
+    """A shard that is finished: nothing due, nothing in hand, no retry that this run waits for.
+
+    `images_per_second` is the whole run's rate so far: shards share the run, so a rate of their own would mislead.
+    """
 
     shard: str
     tally: Tally
+    images_per_second: float | None
 
 
 @dataclass(slots=True)
@@ -212,10 +216,11 @@ class Stream:
         if not idle:
             return
         finished = idle if self._left == 0 else await self._without_prospects(idle, now)
+        rate = self.tally().images_per_second if finished else None
         for shard in finished:
             del self._shards[shard.name]
             self._finished.append(shard.tally)
-            self._on_finished(ShardReport(shard.name, shard.tally))
+            self._on_finished(ShardReport(shard.name, shard.tally, rate))
 
     async def _without_prospects(self, idle: list[_Shard], now: float) -> list[_Shard]:
         """Those of the idle shards in which nothing is due, about to be tried again, or held by another run."""

@@ -97,24 +97,24 @@ def rendition_numbers(tally: "Tally") -> Metadata:
     }
 
 
-def publication_numbers(tally: "Tally") -> Metadata:
-    """What `published_images` says of a shard."""
+def publication_numbers(tally: "Tally", images_per_second: float | None) -> Metadata:
+    """What `published_images` says of a shard; the speed is the run's, whose shards share workers and connections."""
     return {
         "published": tally.published,
         "unchanged": tally.unchanged,
         "success rate": _rounded(tally.success_rate, 4),
+        "images per second (run)": _rounded(images_per_second, 1),
         **failure_numbers(tally),
         **_percentiles("upload", tally.upload_ms),
     }
 
 
 def run_numbers(tally: "Tally") -> Metadata:
-    """What the checks of a run say: speed is the run's alone, because its shards share workers and connections."""
+    """What the checks of a run say."""
     return {
         "claimed images": tally.images,
-        **publication_numbers(tally),
+        **publication_numbers(tally, tally.images_per_second),
         "seconds": round(tally.seconds, 2),
-        "images per second": _rounded(tally.images_per_second, 1),
     }
 
 

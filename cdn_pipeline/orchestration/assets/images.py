@@ -1,6 +1,7 @@
 """Mirroring: one stream through download, transcode and publication, reported as three assets."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -131,6 +132,7 @@ def _selection(context: dg.AssetExecutionContext, config: MirrorConfig, mirror: 
 
 
 def _open_jobs_again(selection: "Selection", config: MirrorConfig, mirror: "Mirror", shards: Sequence[str]) -> None:
+    from cdn_pipeline.catalog.sessions import transaction
     from cdn_pipeline.queue.reopen import open_jobs_again
     from cdn_pipeline.queue.states import Stage
 
@@ -138,16 +140,16 @@ def _open_jobs_again(selection: "Selection", config: MirrorConfig, mirror: "Mirr
     from_originals = not downloads and Stage.ENCODE in selection.stages
     if not (from_originals or (downloads and config.force)):
         return
-    with mirror.catalog.begin() as connection:
-        open_jobs_again(
-            connection,
-            selection.collection,
-            shards,
-            from_originals=from_originals,
-            force=config.force,
-            owner_ids=selection.owner_ids,
-            limit=config.limit,
-        )
+    reopen = partial(
+        open_jobs_again,
+        collection=selection.collection,
+        shards=shards,
+        from_originals=from_originals,
+        force=config.force,
+        owner_ids=selection.owner_ids,
+        limit=config.limit,
+    )
+    transaction(mirror.catalog, reopen)
 
 
 def _reports(
@@ -184,7 +186,8 @@ def _shard_events(context: dg.AssetExecutionContext, mirror: "Mirror", report: "
     }
     if published_images_spec.key in context.selected_asset_keys:
         pictures = _picture_table(mirror, report.shard)
-        numbers[published_images_spec.key] = {**publication_numbers(report.tally), "sample pictures": pictures}
+        published = publication_numbers(report.tally, report.images_per_second)
+        numbers[published_images_spec.key] = {**published, "sample pictures": pictures}
     for key in (spec.key for spec in _SPECS if spec.key in context.selected_asset_keys):
         yield materialized(key, report.shard, numbers[key])
     check = dg.AssetCheckKey(published_images_spec.key, shard_success_rate)
