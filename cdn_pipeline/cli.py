@@ -1,7 +1,9 @@
 """The command line: `cdn-pipeline --help`."""
 
+import signal
 from collections.abc import Callable
 from functools import wraps
+from types import FrameType
 from typing import Annotated, ParamSpec, TypeVar
 
 import typer
@@ -103,8 +105,13 @@ def dev(port: Annotated[int, typer.Option(help="The port of Dagster's UI on 127.
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. SIGTERM ends a command in order, as Ctrl-C does, so that it leaves no process behind."""
+    signal.signal(signal.SIGTERM, _end)
     app()
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

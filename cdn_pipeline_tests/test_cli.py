@@ -1,7 +1,11 @@
 """The command line explains itself, and its errors say what to do."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
@@ -13,6 +17,7 @@ from cdn_pipeline.cli import app
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where there is no .env
     monkeypatch.setenv("CDN_PIPELINE_VAR_DIR", str(tmp_path / "var"))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
 
 
 def test_the_help_names_every_command() -> None:
@@ -48,3 +53,20 @@ def test_migrate_builds_the_catalog_of_any_postgres(empty_database: str, monkeyp
         assert connection.scalar(sa.text("SELECT count(*) FROM cdn_image_urls")) == 0
         assert connection.scalar(sa.text("SELECT base_url FROM cdn_delivery")) == "https://cdn.example"
     engine.dispose()
+
+
+def test_a_demo_that_is_told_to_end_leaves_no_process_behind(tmp_path: Path) -> None:
+    demo = psutil.Popen([sys.executable, "-m", "cdn_pipeline.cli", "demo"], stdout=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "var" / "demo" / "job-1.log").exists():  # pytest's time limit bounds it
+            assert demo.poll() is None
+            time.sleep(0.05)
+        children = demo.children(recursive=True)
+        assert any("cdn_pipeline.demo.origin" in " ".join(child.cmdline()) for child in children)
+        demo.terminate()
+        demo.wait(30)
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert alive == []
+    finally:
+        if demo.poll() is None:
+            demo.kill()
