@@ -30,6 +30,8 @@ def _explained(command: Callable[_P, _T]) -> Callable[_P, _T]:
 
     @wraps(command)
     def explained(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        from sqlalchemy.exc import OperationalError
+
         from cdn_pipeline.catalog.embedded import EmbeddedPostgresError
         from cdn_pipeline.catalog.migrate import CatalogOutdatedError
         from cdn_pipeline.demo.photographs import PhotographsMissingError
@@ -47,6 +49,11 @@ def _explained(command: Callable[_P, _T]) -> Callable[_P, _T]:
             StoreUnavailable,
         ) as error:
             _errors.print(f"[red]{type(error).__name__}:[/]", str(error), highlight=False, markup=True)
+            raise typer.Exit(2) from error
+        except OperationalError as error:
+            advice = "check CATALOG_DATABASE_URL and SOURCE_DATABASE_URL"
+            reason = " ".join(str(error.orig).split())
+            _errors.print(f"[red]The database does not answer[/] ({advice}):", reason, highlight=False)
             raise typer.Exit(2) from error
 
     return explained

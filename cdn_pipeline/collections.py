@@ -10,7 +10,6 @@ from cdn_pipeline.media.recipes import WEBP_THUMBNAILS, Recipe
 SHARD_COUNT = 64
 SHARDS = tuple(f"{number:02x}" for number in range(SHARD_COUNT))
 
-USER_REQUEST_PRIORITY = 1
 BACKFILL_PRIORITY = 6
 REENCODE_PRIORITY = 10
 
@@ -35,7 +34,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A set of images that share source reader, recipe, keys and retry policy."""
+    """A set of images that share recipe, keys, priorities and retry policy."""
 
     name: str
     key_prefix: str

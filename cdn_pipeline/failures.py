@@ -45,6 +45,7 @@ class FailureKind(StrEnum):
     IMAGE_TIMEOUT = "image_timeout"
     UPLOAD_FAILED = "upload_failed"
     ORIGINAL_MISSING = "original_missing"
+    INTERNAL_ERROR = "internal_error"
 
     @property
     def remedy(self) -> Remedy:
@@ -124,6 +125,11 @@ _TABLE: dict[FailureKind, _Entry] = {
     FailureKind.IMAGE_TIMEOUT: _Entry(Remedy.TRANSIENT, Blame.US, "Look at the slowest stage of this run."),
     FailureKind.UPLOAD_FAILED: _Entry(
         Remedy.TRANSIENT, Blame.INFRASTRUCTURE, "Check the object store: reachable, writable, not full."
+    ),
+    FailureKind.INTERNAL_ERROR: _Entry(
+        Remedy.TRANSIENT,
+        Blame.US,
+        "Report it with the traceback from the run's log: the code did not expect this.",
     ),
     FailureKind.ORIGINAL_MISSING: _Entry(
         Remedy.TRANSIENT,

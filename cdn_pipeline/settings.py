@@ -133,8 +133,15 @@ class Settings(BaseSettings):
         if self.originals_url.startswith("s3://") and not (self.object_store_url or self.r2_bucket_name):
             problems.append("OBJECT_STORE_URL (or R2_BUCKET_NAME) is missing beside the remote store of originals")
         elsewhere = self.objects_url.startswith("s3://") and not _is_loopback(self.s3_endpoint_url)
-        if elsewhere and not (self.cdn_base_url or self.r2_public_base):
-            problems.append("CDN_BASE_URL (or R2_PUBLIC_BASE) is missing beside the remote object store")
+        if elsewhere:
+            needed = {
+                "CDN_BASE_URL (or R2_PUBLIC_BASE)": self.cdn_base_url or self.r2_public_base,
+                "SOURCE_DATABASE_URL": self.source_database_url,
+                "CATALOG_DATABASE_URL": self.catalog_database_url,
+            }
+            problems += [
+                f"{name} is missing beside the remote object store" for name, value in needed.items() if not value
+            ]
         credentials = self.r2_access_key_id or self.r2_secret_access_key
         if credentials and not remote:
             problems.append("R2_BUCKET_NAME (or OBJECT_STORE_URL=s3://…) is missing beside the R2 credentials")

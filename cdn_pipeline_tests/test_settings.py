@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dotenv import dotenv_values
 
 from cdn_pipeline.settings import ConfigurationError, Settings, load_settings, project_root
 
@@ -15,6 +16,8 @@ R2 = {
     "R2_ACCESS_KEY_ID": "key",
     "R2_SECRET_ACCESS_KEY": SECRET,
     "CDN_BASE_URL": "https://cdn.example",
+    "SOURCE_DATABASE_URL": "postgresql://db.example/application",
+    "CATALOG_DATABASE_URL": "postgresql://db.example/catalog",
 }
 S3 = {
     "OBJECT_STORE_URL": "s3://public",
@@ -89,6 +92,8 @@ def test_the_same_store_in_both_notations_is_no_contradiction(load: Any) -> None
         (without(R2, "R2_ORIGINALS_BUCKET_NAME"), r"ORIGINALS_STORE_URL \(or R2_ORIGINALS_BUCKET_NAME\) is missing"),
         (without(R2, "R2_BUCKET_NAME", "R2_ORIGINALS_BUCKET_NAME"), r"R2_BUCKET_NAME .* is missing"),
         (without(R2, "CDN_BASE_URL"), r"CDN_BASE_URL \(or R2_PUBLIC_BASE\) is missing"),
+        (without(R2, "SOURCE_DATABASE_URL"), "SOURCE_DATABASE_URL is missing"),
+        (without(R2, "CATALOG_DATABASE_URL"), "CATALOG_DATABASE_URL is missing"),
         (without(S3, "R2_ENDPOINT_URL"), "R2_ENDPOINT_URL"),
         (without(S3, "ORIGINALS_STORE_URL"), "ORIGINALS_STORE_URL"),
         (without(S3, "OBJECT_STORE_URL"), "OBJECT_STORE_URL"),
@@ -179,10 +184,14 @@ def test_settings_cannot_be_changed(load: Any) -> None:
 
 def test_secrets_are_never_shown(load: Any) -> None:
     database = f"postgresql://user:{SECRET}@host/db"
-    settings = load(**R2, SOURCE_DATABASE_URL=database, CATALOG_DATABASE_URL=database)
+    settings = load(**R2 | {"SOURCE_DATABASE_URL": database, "CATALOG_DATABASE_URL": database})
     assert settings.r2_secret_access_key.get_secret_value() == SECRET
     assert SECRET not in f"{settings} {settings!r} {list(settings.__repr_args__())}"
 
 
 def test_an_s3_server_on_this_machine_needs_no_public_address(load: Any) -> None:
     assert load(**without(S3, "CDN_BASE_URL")).public_base_url == "http://127.0.0.1:8000"
+
+
+def test_the_example_file_sets_nothing_so_that_it_hides_no_variable_of_the_environment() -> None:
+    assert dotenv_values(project_root() / ".env.example") == {}

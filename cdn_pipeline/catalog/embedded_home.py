@@ -7,6 +7,7 @@ elsewhere.
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 import stat
 import subprocess
@@ -33,6 +34,7 @@ SOCKET_NAME = ".s.PGSQL.5432"
 _SHORT_FOLDER = Path("/tmp")  # noqa: S108  not tempfile.gettempdir(): all processes must agree, whatever their TMPDIR
 _SOCKET_PATH_BYTES = 103  # sun_path has 104 bytes on macOS and 108 on Linux, the closing NUL included
 _LOG_BYTES = 10_000_000  # a longer log is set aside at the next start
+_NOTE = "WHERE_THE_DATA_IS.txt"  # first line: the folder; the rest is for whoever looks for the data
 _OTHER_FOLDER = "or set CDN_PIPELINE_VAR_DIR to another folder"
 
 
@@ -69,7 +71,7 @@ class PostgresHome:
         """
         if os.geteuid() != 0:
             return cls(data_root, data_root, None)
-        elsewhere = SYSTEM_FOLDER / _digest(data_root)
+        elsewhere = _noted_place(data_root) or SYSTEM_FOLDER / f"{_digest(data_root)}-{secrets.token_hex(4)}"
         for folder in (data_root, elsewhere):
             if _is_initialised(folder / "data"):
                 return cls(data_root, folder, _owner_of(folder / "data"))
@@ -163,7 +165,7 @@ class PostgresHome:
         """Makes the home outside of `data_root`, and leaves a note where somebody will look for the data."""
         for folder in (self.folder.parent, self.folder):
             make_public_folder(folder)
-        note = self.data_root / "WHERE_THE_DATA_IS.txt"
+        note = self.data_root / _NOTE
         if note.exists():
             return
         logger.warning(
@@ -173,7 +175,8 @@ class PostgresHome:
             self.data,
         )
         note.write_text(
-            f"The embedded Postgres of this folder keeps its data in {self.data},\n"
+            f"{self.folder}\n"
+            f"The embedded Postgres of this folder keeps its data there,\n"
             f"because root started it and user '{self.account}', who runs it, could not reach this folder.\n"
         )
 
@@ -247,6 +250,14 @@ _ADVICE = {
     "could not look up effective user ID": "Give this user id an entry in /etc/passwd",
     "Permission denied": "See that the user who runs it may read and write there",
 }
+
+
+def _noted_place(data_root: Path) -> Path | None:
+    """The home outside of `data_root` that belongs to it. Without the note, what may lie there is of another time."""
+    try:
+        return Path((data_root / _NOTE).read_text().splitlines()[0])
+    except (FileNotFoundError, IndexError):
+        return None
 
 
 def _digest(path: Path) -> str:

@@ -1,5 +1,6 @@
 """`make dev`: Dagster's UI and daemon, and beside them what a laptop needs to see pictures."""
 
+import os
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -19,12 +20,16 @@ def run_dev(settings: Settings, port: int) -> int:
     Raises:
         ChildFailedError: the origin or the picture server does not start.
     """
-    variables = environment(settings) if settings.embedded_source else None
+    variables = {**os.environ, "DAGSTER_HOME": os.environ.get("DAGSTER_HOME") or str(project_root())}
+    if settings.embedded_source:
+        variables = environment(settings)
     with ExitStack() as companions:
         if settings.embedded_source:
             companions.enter_context(open_stage(settings))
         companions.enter_context(open_catalog(settings))  # the embedded server lives as long as we do
-        if settings.objects_url.startswith("file:") and free_port(_SERVE_PORT) == _SERVE_PORT:
+        if settings.objects_url.startswith("file:") and free_port(_SERVE_PORT) != _SERVE_PORT:
+            print(f"Port {_SERVE_PORT} is taken, so pictures come from whoever has it.", file=sys.stderr)  # noqa: T201
+        elif settings.objects_url.startswith("file:"):
             companions.enter_context(
                 running(
                     python("-m", "cdn_pipeline.cli", "serve", "--port", str(_SERVE_PORT)),

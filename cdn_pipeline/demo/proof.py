@@ -114,7 +114,7 @@ class CatalogState:
     images: int
     published: int
     unpublished: Counter[str]
-    open_jobs: int
+    lost: int  # alive when first seen, and expired before we had the original
     bytes_in: int
     bytes_out: int
     retried: int  # images that needed more than one attempt
@@ -145,7 +145,8 @@ def catalog_state(catalog: sa.Engine) -> CatalogState:
                        (SELECT coalesce(sum(original_file_size), 0) FROM cdn_image_assets) AS bytes_in,
                        (SELECT coalesce(sum(file_size), 0) FROM cdn_image_renditions
                         WHERE state = 'current') AS bytes_out,
-                       (SELECT count(*) FROM cdn_image_jobs WHERE status IN ('queued', 'processing')) AS open_jobs,
+                       (SELECT count(*) FROM cdn_image_assets WHERE original_sha256 IS NULL
+                        AND url_expires_at > created_at AND url_expires_at < now()) AS lost,
                        (SELECT count(DISTINCT asset_id) FROM cdn_image_jobs
                         WHERE status = 'completed' AND retry_count > 0) AS retried""")
         ).one()
@@ -153,7 +154,7 @@ def catalog_state(catalog: sa.Engine) -> CatalogState:
         images=row.images,
         published=row.images - unpublished.total(),
         unpublished=unpublished,
-        open_jobs=row.open_jobs,
+        lost=row.lost,
         bytes_in=row.bytes_in,
         bytes_out=row.bytes_out,
         retried=row.retried,

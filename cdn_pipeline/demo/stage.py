@@ -30,7 +30,6 @@ class Stage:
     database: sa.Engine
     signer: Signer
     origin_url: str
-    is_new: bool
 
     def now(self) -> datetime:
         """The origin's own time."""
@@ -92,21 +91,19 @@ def open_stage(settings: Settings) -> Iterator[Stage]:
         open_demo_database(settings) as database,
     ):
         signer = Signer(origin_url, secret)
-        is_new = _fill(database, signer)
-        yield Stage(database, signer, origin_url, is_new)
+        _fill(database, signer)
+        yield Stage(database, signer, origin_url)
 
 
-def _fill(database: sa.Engine, signer: Signer) -> bool:
+def _fill(database: sa.Engine, signer: Signer) -> None:
     """Fills the tables if they are empty; moves their URLs if the origin had to take another port."""
     app_database.create_tables(database)
     with database.connect() as connection:
         url = connection.scalar(sa.text("SELECT display_url FROM posts WHERE display_url LIKE 'http://127.%' LIMIT 1"))
     if url is None:
         app_database.populate(database, signer, profiles=PROFILES, posts_per_profile=POSTS_PER_PROFILE)
-        return True
-    if not url.startswith(f"{signer.base_url}/"):
+    elif not url.startswith(f"{signer.base_url}/"):
         app_database.resign_all(database, signer)
-    return False
 
 
 def _origin_key(settings: Settings) -> tuple[str, int]:

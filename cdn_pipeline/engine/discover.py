@@ -14,6 +14,8 @@ from cdn_pipeline.queue.intake import known_images, lock_images, record
 from cdn_pipeline.sources.app_database import SourceBatch, read_references
 from cdn_pipeline.sources.discovery import Change, ImageKey, ImageReference, Sighting, compare
 
+MAX_SAMPLES = 20  # of problems, per shard: they go into Dagster's storage
+
 
 @dataclass(slots=True)
 class Discovered:
@@ -82,7 +84,8 @@ def _count(found: dict[str, Discovered], batch: SourceBatch, sightings: Sequence
     for (shard, kind), count in batch.problems.items():
         found[shard].problems[kind] += count
     for shard, words in batch.samples:
-        found[shard].samples.append(words)
+        if len(found[shard].samples) < MAX_SAMPLES:
+            found[shard].samples.append(words)
     for sighting in sightings:
         shard_found = found[sighting.reference.shard]
         shard_found.changes[sighting.change] += 1

@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from cdn_pipeline.queue.due import DueJob
 from cdn_pipeline.queue.outcomes import NewRendition, Outcome, StoredOriginal, Verdict
 from cdn_pipeline.queue.retries import decide
 from cdn_pipeline.queue.states import Stage
+from cdn_pipeline.sources.discovery import CLOCK_TOLERANCE
 from cdn_pipeline.store.keys import path_of, rendition_key
 from cdn_pipeline.store.objects import CACHE_CONTROL, ObjectMissing, ObjectStore, StoreUnavailable
 from cdn_pipeline.store.originals import OriginalStore
@@ -83,7 +85,8 @@ class ImageProcessor:
 
     def _failed(self, attempt: Attempt, failure: ImageFailure) -> Outcome:
         job = attempt.job
-        decision = decide(self._collection.retry, failure, job.retry_count, job.last_failure)
+        url_lives = job.url_lives(datetime.now(UTC)) if attempt.stage is Stage.DOWNLOAD else None
+        decision = decide(self._collection.retry, failure, job.retry_count, job.last_failure, url_lives=url_lives)
         stage = Stage.DOWNLOAD if failure.kind is FailureKind.ORIGINAL_MISSING else attempt.stage
         return attempt.ends(decision.verdict, stage, decision.kind, failure.detail, decision.retry_in.total_seconds())
 
@@ -128,6 +131,9 @@ class ImageProcessor:
 
         A passing trouble is no reason to take a lesser picture, unless it has lasted for all the retries of a run.
         """
+        url_lives = attempt.job.url_lives(datetime.now(UTC))
+        if url_lives is not None and url_lives < -CLOCK_TOLERANCE:  # not worth a request, which a living URL may need
+            raise ImageFailure(FailureKind.SOURCE_URL_EXPIRED, f"since {attempt.job.url_expires_at}")
         patient = attempt.job.retry_count < len(self._collection.retry.in_run)
         failures: list[ImageFailure] = []
         for url, rank in zip(attempt.job.urls, attempt.job.ranks, strict=True):
@@ -272,7 +278,7 @@ def _failure_of(error: Exception) -> ImageFailure:
             return ImageFailure(FailureKind.ORIGINAL_MISSING, str(error))
         case _:  # one image never fails a run, not even by a bug of ours
             _log.error("unexpected error in the work on an image", exc_info=error)
-            return ImageFailure(FailureKind.WORKER_DIED, ascii(error))
+            return ImageFailure(FailureKind.INTERNAL_ERROR, ascii(error))
 
 
 async def _both(work: Awaitable[_T], storing: Awaitable[None]) -> _T:

@@ -58,10 +58,11 @@ def _fail_killed_runs(instance: dg.DagsterInstance, mirror: "Mirror") -> None:
     """
     from cdn_pipeline.queue.leases import dead_runs, end_runs
 
-    with mirror.catalog.begin() as connection:
+    with mirror.catalog.connect() as connection:
         run_ids = dead_runs(connection)
-        for run_id in run_ids:
-            run = instance.get_run_by_id(run_id)
-            if run is not None and not run.is_finished:
-                instance.report_run_failed(run, "The run's process was killed; what it had not finished is due again.")
+    for run_id in run_ids:
+        run = instance.get_run_by_id(run_id)
+        if run is not None and not run.is_finished:
+            instance.report_run_failed(run, "The run's process was killed; what it had not finished is due again.")
+    with mirror.catalog.begin() as connection:
         end_runs(connection, run_ids)

@@ -83,6 +83,10 @@ class DueJob:
     up_to_date: bool  # all sizes are current, by this recipe version, from the stored original
     stored: tuple[StoredRendition, ...] = field(default=())
 
+    def url_lives(self, now: datetime) -> timedelta | None:
+        """How long the best source URL still answers, negative if it is dead; None if it has no expiry."""
+        return self.url_expires_at - now if self.url_expires_at else None
+
     @property
     def order(self) -> tuple[int, float]:
         """The sort key of the stream: deadlines come first within a priority; no deadline comes last."""

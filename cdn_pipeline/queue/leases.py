@@ -28,8 +28,15 @@ _HELD_LOCKS = """
 _DEAD_RUNS = f"SELECT run_id FROM cdn_runs WHERE ended_at IS NULL AND lock_key NOT IN ({_HELD_LOCKS})"
 
 
+_HELD_HERE = sa.text(f"SELECT :key IN ({_HELD_LOCKS} AND pid = pg_backend_pid())")
+
+
 class RunAlreadyHeldError(Exception):
     """Another process holds this run's lock: the same run was started twice."""
+
+
+class RunLostError(Exception):
+    """The run's lock is gone: others take it for dead and take its jobs, so it must end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,11 @@ def hold_run(engine: sa.Engine, run_id: str) -> Iterator[Run]:
             ),
             {"run_id": run_id, "key": key, "worker_id": worker_id},
         )
+        if not connection.scalar(_HELD_HERE, {"key": key}):
+            raise RunLostError(
+                "the catalog's connection does not keep a session lock: connect directly or with session pooling "
+                "(a PgBouncer in transaction mode breaks it)"
+            )
         try:
             connection.execute(_RELEASE_OWN, {"run_id": run_id})
             yield Run(run_id, worker_id)
@@ -89,7 +101,13 @@ def end_runs(connection: sa.Connection, run_ids: Sequence[str]) -> None:
 
 
 def renew_leases(connection: sa.Connection, run: Run) -> int:
-    """Extends the leases that the run still holds; returns how many."""
+    """Extends the leases that the run still holds; returns how many.
+
+    Raises:
+        RunLostError: the connection that held the run's lock is gone, by a failover or an administrator.
+    """
+    if run.run_id in dead_runs(connection):
+        raise RunLostError(f"the catalog dropped the connection that held the lock of run {run.run_id}")
     return connection.execute(
         sa.text(
             "UPDATE cdn_image_jobs SET lease_until = clock_timestamp() + :lease "

@@ -18,11 +18,20 @@ class Decision:
     retry_in: timedelta = timedelta()
 
 
-def decide(policy: RetryPolicy, failure: ImageFailure, retry_count: int, last_failure: FailureKind | None) -> Decision:
+def decide(
+    policy: RetryPolicy,
+    failure: ImageFailure,
+    retry_count: int,
+    last_failure: FailureKind | None,
+    *,
+    url_lives: timedelta | None = None,
+) -> Decision:
     """Decides by the kind's remedy.
 
     A 404 asks for a fresh URL once; when that gives 404 as well, the picture is gone. A host's `Retry-After` is obeyed
-    when it is longer than the ladder's delay.
+    when it is longer than the ladder's delay. `url_lives` is how long the source URL still answers (`None`: for ever):
+    a retry that would come too late comes half-way to the end instead, and after the end the image waits for a fresh
+    URL.
     """
     kind = failure.kind
     if kind is FailureKind.SOURCE_URL_404 and last_failure is FailureKind.SOURCE_URL_404:
@@ -32,8 +41,12 @@ def decide(policy: RetryPolicy, failure: ImageFailure, retry_count: int, last_fa
     if kind.remedy is Remedy.FRESH_URL:
         return Decision(Verdict.WAITING, kind)
     delay = policy.delay(retry_count + 1) * random.uniform(1 - policy.jitter, 1 + policy.jitter)  # noqa: S311
-    asked = timedelta(seconds=failure.retry_after_seconds or 0)
-    return Decision(Verdict.RETRYING, kind, max(delay, asked))
+    delay = max(delay, timedelta(seconds=failure.retry_after_seconds or 0))
+    if url_lives is not None and delay > url_lives:
+        if url_lives < policy.in_run[0]:
+            return Decision(Verdict.WAITING, FailureKind.SOURCE_URL_EXPIRED)
+        delay = url_lives / 2
+    return Decision(Verdict.RETRYING, kind, delay)
 
 
 def longest_wait_in_run(policy: RetryPolicy) -> timedelta:

@@ -33,11 +33,19 @@ _FIRST_PROFILE = sa.text("""
     WHERE id >= :after AND id <= :last ORDER BY id LIMIT :batch
 """)
 
-_LATEST_POSTS = sa.text("""
+_POST = "id, profile_id, media_id, display_url, thumbnail_src, sidecar_children, taken_at, updated_at"
+
+# Two branches, because an index on (profile_id, taken_at) read backwards gives NULLs first: with NULLS LAST in one
+# query Postgres would sort all posts of a profile to find twelve.
+_LATEST_POSTS = sa.text(f"""
     SELECT latest.* FROM unnest(CAST(:profile_ids AS uuid[])) AS wanted(id)
     CROSS JOIN LATERAL (
-        SELECT id, profile_id, media_id, display_url, thumbnail_src, sidecar_children, taken_at, updated_at
-        FROM posts WHERE profile_id = wanted.id ORDER BY taken_at DESC NULLS LAST, id LIMIT :posts
+        SELECT * FROM (
+            (SELECT {_POST} FROM posts WHERE profile_id = wanted.id AND taken_at IS NOT NULL
+             ORDER BY taken_at DESC LIMIT :posts)
+            UNION ALL
+            (SELECT {_POST} FROM posts WHERE profile_id = wanted.id AND taken_at IS NULL LIMIT :posts)
+        ) AS dated_first ORDER BY taken_at DESC NULLS LAST, id LIMIT :posts
     ) AS latest
 """)
 
@@ -58,7 +66,7 @@ def shard_bounds(first: str, last: str) -> tuple[uuid.UUID, uuid.UUID]:
 class SourceBatch:
     """References found in some profiles, all of them in shards from the previous batch's last on, in order.
 
-    `problems` counts what could not be used, by kind; `samples` has a few of them in words.
+    `problems` counts what could not be used, by kind; `samples` says it in words.
     """
 
     references: list[ImageReference] = field(default_factory=list)
@@ -225,8 +233,7 @@ class _Reader:
 
     def _problem(self, kind: str, words: str) -> None:
         self.batch.problems[self._shard, kind] += 1
-        if len(self.batch.samples) < 20:
-            self.batch.samples.append((self._shard, words))
+        self.batch.samples.append((self._shard, words))
 
 
 def _nodes(children: Any) -> Sequence[Any]:

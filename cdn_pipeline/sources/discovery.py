@@ -54,7 +54,7 @@ class Change(StrEnum):
 
     NEW = "new"
     CHANGED = "changed"  # another picture, or a better rank of the same one
-    RESIGNED = "resigned"  # the same picture under another URL
+    RESIGNED = "re-signed"  # the same picture under another URL
     UNCHANGED = "unchanged"
     OUTDATED = "outdated"  # an older observation than the one we have
 

@@ -430,6 +430,16 @@ def test_data_that_roots_account_cannot_reach_live_elsewhere_for_good(data_root:
 
 
 @only_root
+def test_a_data_root_that_was_removed_starts_again_from_nothing(data_root: Path, system_folder: Path) -> None:
+    data_root.parent.chmod(0o700)
+    with EmbeddedPostgres(data_root) as server:
+        query(server, "CREATE TABLE forgotten AS SELECT 42 AS answer")
+    shutil.rmtree(data_root)
+    with EmbeddedPostgres(data_root) as server:
+        assert query(server, "SELECT count(*) FROM pg_tables WHERE tablename = 'forgotten'") == 0
+
+
+@only_root
 def test_data_are_not_replaced_by_an_empty_database_when_their_folder_was_closed(
     data_root: Path, system_folder: Path
 ) -> None:

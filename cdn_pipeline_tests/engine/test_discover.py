@@ -219,3 +219,17 @@ def test_an_older_row_does_not_overwrite_what_another_run_writes_meanwhile(
         assert identity != f"file:{older.file_name.partition('.')[0]}"
         (job,) = open_jobs(connection)
         assert uuid.UUID(str(job["id"]))
+
+
+def test_samples_of_problems_are_few_in_every_shard(source: sa.Engine, catalog: sa.Engine) -> None:
+    with source.begin() as connection:
+        connection.execute(
+            sa.text("""
+                INSERT INTO profiles (id, username, updated_at)
+                SELECT CAST(first || lpad(n::text, 7, '0') || '-0000-4000-8000-000000000000' AS uuid), 'nobody', now()
+                FROM (VALUES ('0'), ('f')) AS shards(first), generate_series(1, 30) AS n""")
+        )
+    discovered = found(source, catalog)
+    for shard in ("00", "3c"):
+        assert discovered[shard].problems == {"no_url": 30}
+        assert len(discovered[shard].samples) == discover_module.MAX_SAMPLES

@@ -496,7 +496,7 @@ def test_an_error_nobody_expected_costs_one_image(
     monkeypatch.setattr(images_module, "rendition_key", key)
     tally = run(settings)
     assert tally.published == len([row for row in images(catalog) if row["owner_id"] != poison]) > 0
-    assert tally.failures == {FailureKind.WORKER_DIED: tally.images - tally.published}
+    assert tally.failures == {FailureKind.INTERNAL_ERROR: tally.images - tally.published}
     assert "nobody expected this" in image(catalog, poison)["processing_error"]
 
 
@@ -528,3 +528,15 @@ def test_every_fault_at_once_ends_as_the_design_says(
     assert job_states(catalog) == {"completed": 5, "failed": 3}
     assert len(view(catalog)) == 5
     assert len(rows(catalog, "SELECT * FROM cdn_image_urls")) == 8
+
+
+def test_a_url_that_died_long_ago_costs_no_request(small_world: SmallWorld, settings: Settings) -> None:
+    world = small_world(profiles=2, posts=1)
+
+    def age(mirror: Mirror) -> None:
+        with mirror.catalog.begin() as connection:
+            connection.execute(sa.text("UPDATE cdn_image_assets SET url_expires_at = now() - interval '2 hours'"))
+
+    tally = run(settings, prepare=age)
+    assert tally.failures == {FailureKind.SOURCE_URL_EXPIRED: tally.images}
+    assert world.origin.requests.total == 0

@@ -17,6 +17,7 @@ from cdn_pipeline.queue.leases import (
     RENEW_EVERY,
     Run,
     RunAlreadyHeldError,
+    RunLostError,
     dead_runs,
     end_runs,
     hold_run,
@@ -193,6 +194,16 @@ def test_the_jobs_of_a_run_that_nobody_knows_are_freed(catalog: sa.Engine) -> No
         see(connection, reference())
         take_one(connection, Run("unknown", "nowhere"))
         assert release_dead_leases(connection, ["00"]) == 1
+
+
+def test_a_run_whose_lock_is_gone_learns_it_at_its_next_renewal(catalog: sa.Engine) -> None:
+    with hold_run(catalog, "mine") as mine, session(catalog) as connection:
+        renew_leases(connection, mine)
+        connection.execute(sa.text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"))
+        while "mine" not in dead_runs(connection):  # the backend ends a moment later; pytest's time limit bounds it
+            pass
+        with pytest.raises(RunLostError, match="mine"):
+            renew_leases(connection, mine)
 
 
 def test_renewal_extends_only_the_leases_that_are_still_held(catalog: sa.Engine) -> None:

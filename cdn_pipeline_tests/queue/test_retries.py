@@ -49,6 +49,19 @@ def test_retry_after_is_obeyed_when_it_is_longer_than_the_ladder(retries: int, s
     assert wait == timedelta(seconds=seconds) or wait <= LADDER[min(retries, 7)] * 1.2
 
 
+@given(st.integers(0, 10), st.timedeltas(timedelta(seconds=5), timedelta(days=30)))
+def test_a_retry_comes_while_the_url_still_answers(retries: int, url_lives: timedelta) -> None:
+    decision = decide(POLICY, ImageFailure(FailureKind.SOURCE_ERROR), retries, None, url_lives=url_lives)
+    assert decision.verdict is Verdict.RETRYING
+    assert decision.retry_in <= url_lives
+
+
+@given(st.integers(0, 10), st.timedeltas(timedelta(days=-30), timedelta(seconds=3)))
+def test_at_the_end_of_its_url_an_image_waits_for_a_fresh_one(retries: int, url_lives: timedelta) -> None:
+    decision = decide(POLICY, ImageFailure(FailureKind.SOURCE_ERROR), retries, None, url_lives=url_lives)
+    assert (decision.verdict, decision.kind) == (Verdict.WAITING, FailureKind.SOURCE_URL_EXPIRED)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in FailureKind if kind.remedy is Remedy.PERMANENT])
 def test_a_permanent_failure_ends_it(kind: FailureKind) -> None:
     decision = decide(POLICY, ImageFailure(kind, retry_after_seconds=5), 0, None)

@@ -252,13 +252,6 @@ def test_a_post_without_media_id_is_counted(engine: sa.Engine) -> None:
     assert problems(read(engine)) == {"no_media_id": 1}
 
 
-def test_samples_of_problems_are_few(engine: sa.Engine) -> None:
-    for number in range(30):
-        add_profile(engine, uuid.UUID(int=number), profile_pic_url_hd=None)
-    batch = read(engine)
-    assert (problems(batch), len(batch.samples)) == ({"no_url": 30}, 20)
-
-
 def test_times_without_zone_are_utc_and_a_missing_observation_is_now(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE profiles ALTER updated_at DROP NOT NULL"))

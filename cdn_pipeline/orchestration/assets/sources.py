@@ -5,6 +5,7 @@ import dagster as dg
 from cdn_pipeline.orchestration.partitions import image_shards, shard_backfill_policy
 from cdn_pipeline.orchestration.reporting import known
 from cdn_pipeline.orchestration.resources import MirrorResource
+from cdn_pipeline.sources.discovery import Change
 
 profiles = dg.AssetSpec(
     "profiles",
@@ -47,7 +48,7 @@ def source_images(context: dg.AssetExecutionContext, mirror: MirrorResource) -> 
                 {
                     "profiles": found.profiles,
                     "discovered": found.images,
-                    **{change.value: count for change, count in found.changes.items()},
+                    **{change.value: found.changes[change] for change in Change},
                     "arrived dead": found.arrived_dead,
                     **{f"unusable rows: {kind}": count for kind, count in found.problems.items()},
                     "unusable rows": dg.MetadataValue.json(found.samples) if found.samples else None,
