@@ -55,6 +55,9 @@ def _explained(command: Callable[_P, _T]) -> Callable[_P, _T]:
             reason = " ".join(str(error.orig).split())
             _errors.print(f"[red]The database does not answer[/] ({advice}):", reason, highlight=False)
             raise typer.Exit(2) from error
+        except OSError as error:
+            _errors.print("[red]The operating system refuses:[/]", str(error), highlight=False)
+            raise typer.Exit(2) from error
 
     return explained
 
@@ -82,7 +85,9 @@ def serve(port: Port = 8000) -> None:
     import uvicorn
 
     from cdn_pipeline.api.app import create_app
+    from cdn_pipeline.demo.processes import require_free
 
+    require_free(port)
     uvicorn.run(create_app(load_settings()), host="127.0.0.1", port=port, log_level="warning", access_log=False)
 
 

@@ -94,7 +94,7 @@ _TABLE: dict[FailureKind, _Entry] = {
     FailureKind.TRUNCATED_DOWNLOAD: _Entry(Remedy.TRANSIENT, Blame.SOURCE, _RETRIED),
     FailureKind.TOO_MANY_REDIRECTS: _Entry(Remedy.FRESH_URL, Blame.SOURCE, _WAIT_FOR_URL),
     FailureKind.BLOCKED_ADDRESS: _Entry(
-        Remedy.PERMANENT,
+        Remedy.FRESH_URL,
         Blame.SOURCE,
         "The URL leads to a private address or a port that is not allowed; "
         "if that is meant, name the network in DOWNLOAD_ALLOWED_NETWORKS.",

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Network = IPv4Network | IPv6Network
 
+_LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"),)
 _DEFAULT_CDN_BASE = "http://127.0.0.1:8000"
 
 
@@ -82,6 +83,11 @@ class Settings(BaseSettings):
     def embedded_source(self) -> bool:
         """Whether the application database is the demo's, in the embedded Postgres."""
         return self.source_database_url is None
+
+    @property
+    def allowed_networks(self) -> tuple[Network, ...]:
+        """The private networks that downloads may reach; with the demo's own database also the demo's own origin."""
+        return self.download_allowed_networks or (_LOOPBACK if self.embedded_source else ())
 
     @cached_property
     def objects_url(self) -> str:
@@ -196,6 +202,8 @@ def load_settings() -> Settings:
     """
     try:
         return Settings()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f".env is not UTF-8 text: {error}") from error
     except ValidationError as error:
         reasons = "; ".join(str(issue["msg"]).removeprefix("Value error, ") for issue in error.errors())
         raise ConfigurationError(f"configuration: {reasons} (see .env.example)") from error

@@ -1,5 +1,6 @@
 """The command line explains itself, and its errors say what to do."""
 
+import socket
 import subprocess
 import sys
 import time
@@ -70,3 +71,24 @@ def test_a_demo_that_is_told_to_end_leaves_no_process_behind(tmp_path: Path) -> 
     finally:
         if demo.poll() is None:
             demo.kill()
+
+
+def test_a_database_that_does_not_answer_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CATALOG_DATABASE_URL", "postgresql://somebody:secret@127.0.0.1:9/catalog")
+    result = CliRunner().invoke(app, ["migrate"])
+    assert result.exit_code == 2
+    assert "CATALOG_DATABASE_URL" in result.output
+    assert "Traceback" not in result.output
+    assert "secret" not in result.output
+
+
+@pytest.mark.parametrize("command", ["serve", "dev"])
+def test_a_taken_port_is_told_before_anything_starts(command: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(app, [command, "--port", str(port)])
+    assert result.exit_code == 2
+    assert f"port {port}" in result.output
+    assert "--port" in result.output

@@ -195,3 +195,15 @@ def test_an_s3_server_on_this_machine_needs_no_public_address(load: Any) -> None
 
 def test_the_example_file_sets_nothing_so_that_it_hides_no_variable_of_the_environment() -> None:
     assert dotenv_values(project_root() / ".env.example") == {}
+
+
+def test_downloads_reach_the_demos_origin_only_beside_the_demos_database(load: Any) -> None:
+    assert load().allowed_networks == (ip_network("127.0.0.0/8"),)
+    assert load(SOURCE_DATABASE_URL="postgresql://db.example/application").allowed_networks == ()
+    assert load(DOWNLOAD_ALLOWED_NETWORKS="10.1.0.0/16").allowed_networks == (ip_network("10.1.0.0/16"),)
+
+
+def test_an_env_file_in_another_encoding_is_named(load: Any, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"CDN_BASE_URL=https://\xff.example\n")
+    with pytest.raises(ConfigurationError, match=r"\.env is not UTF-8"):
+        load()

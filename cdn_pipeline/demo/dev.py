@@ -6,7 +6,7 @@ import sys
 from contextlib import ExitStack
 
 from cdn_pipeline.catalog.sessions import open_catalog
-from cdn_pipeline.demo.processes import free_port, python, running, stop
+from cdn_pipeline.demo.processes import free_port, python, require_free, running, stop
 from cdn_pipeline.demo.show import environment
 from cdn_pipeline.demo.stage import folder, open_stage
 from cdn_pipeline.settings import Settings, project_root
@@ -20,6 +20,7 @@ def run_dev(settings: Settings, port: int) -> int:
     Raises:
         ChildFailedError: the origin or the picture server does not start.
     """
+    require_free(port)
     variables = {**os.environ, "DAGSTER_HOME": os.environ.get("DAGSTER_HOME") or str(project_root())}
     if settings.embedded_source:
         variables = environment(settings)

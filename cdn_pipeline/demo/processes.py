@@ -12,6 +12,8 @@ from pathlib import Path
 
 import httpx
 
+from cdn_pipeline.settings import ConfigurationError
+
 _READY_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 
@@ -36,6 +38,16 @@ def free_port(preferred: int) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise OSError("no free port on 127.0.0.1")
+
+
+def require_free(port: int) -> None:
+    """Says at once that a port is taken, instead of a server that nobody reaches.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    if free_port(port) != port:
+        raise ConfigurationError(f"port {port} on 127.0.0.1 is taken: end what listens there, or choose with --port")
 
 
 @contextmanager

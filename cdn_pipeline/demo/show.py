@@ -24,10 +24,11 @@ from cdn_pipeline.demo.proof import (
     verify_published_urls_serve,
     verify_source_urls_are_dead,
 )
-from cdn_pipeline.demo.stage import ALLOWED_NETWORKS, Stage, folder, open_stage, require_embedded
+from cdn_pipeline.demo.stage import Stage, folder, open_stage, require_embedded
 from cdn_pipeline.settings import Settings, project_root
 
 FIVE_DAYS = timedelta(days=5)
+SAY_EVERY_SECONDS = 10.0
 _SERVE_PORT = 8000
 _ALL_SHARDS = (
     f'{{"dagster/asset_partition_range_start": "{SHARDS[0]}", "dagster/asset_partition_range_end": "{SHARDS[-1]}"}}'
@@ -50,6 +51,7 @@ class Demo:
         self._settings = settings
         self._console = console
         self._runs = 0
+        self._said_at = 0.0
 
     def play(self) -> bool:
         """Runs the job, moves the origin's clock, verifies; returns whether everything holds.
@@ -76,7 +78,7 @@ class Demo:
                 stage.fetch_profiles_again()
                 runs.append(self._run_job(catalog))
                 state = catalog_state(catalog)
-            if state.published == before.published and state.published:
+            if state.published == before.published and state.published and not state.waiting:
                 say("   Nothing to do: what was published is published.")
             return self._prove(stage, catalog, state, runs, new=state.published - before.published)
 
@@ -120,10 +122,17 @@ class Demo:
             while process.poll() is None:
                 state = catalog_state(catalog)
                 if state.images:
+                    self._say_progress(state)
                     progress.update(task, description="images published", total=state.images, completed=state.published)
                 time.sleep(0.5)
             state = catalog_state(catalog)
             progress.update(task, description="images published", total=state.images, completed=state.published)
+
+    def _say_progress(self, state: CatalogState) -> None:
+        """Where there is no terminal for the bar: a line now and then."""
+        if not self._console.is_terminal and time.monotonic() - self._said_at > SAY_EVERY_SECONDS:
+            self._said_at = time.monotonic()
+            self._console.print(f"   {state.published} of {state.images} images published")
 
     def _prove(self, stage: Stage, catalog: sa.Engine, state: CatalogState, runs: list[JobRun], *, new: int) -> bool:
         say = self._console.print
@@ -161,7 +170,6 @@ def environment(settings: Settings) -> dict[str, str]:
         "DAGSTER_HOME": str(project_root()),
         **os.environ,
         "CDN_PIPELINE_VAR_DIR": str(settings.cdn_pipeline_var_dir),
-        "DOWNLOAD_ALLOWED_NETWORKS": ALLOWED_NETWORKS,
     }
 
 

@@ -143,7 +143,7 @@ class _StreamThread:
             self._ready.set()
 
     async def _main(self) -> None:
-        mirror, allowed = self._mirror, self._mirror.settings.download_allowed_networks
+        mirror, allowed = self._mirror, self._mirror.settings.allowed_networks
         async with Downloader(allowed_networks=allowed) as downloader:
             parts = Parts(
                 downloader=downloader,

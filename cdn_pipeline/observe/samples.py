@@ -22,6 +22,24 @@ class SamplePicture:
     file_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class ShardState:
+    """How many images a shard has, and how many of them have been published."""
+
+    images: int
+    published: int
+
+
+def shard_state(connection: sa.Connection, shard: str) -> ShardState:
+    """Counts the shard's images, whatever the last run did."""
+    return ShardState(**connection.execute(_SHARD_STATE, {"shard": shard}).mappings().one())
+
+
+_SHARD_STATE = sa.text("""
+    SELECT count(*) AS images, count(processing_completed_at) AS published FROM cdn_image_assets WHERE shard = :shard
+""")
+
+
 def sample_pictures(connection: sa.Connection, shard: str, size_name: str, count: int) -> list[SamplePicture]:
     """Up to `count` of the shard's published images in one size, drawn at random."""
     values = {"shard": shard, "size_name": size_name, "start": uuid.uuid4(), "count": count}

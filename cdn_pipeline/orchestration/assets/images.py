@@ -17,7 +17,7 @@ from cdn_pipeline.orchestration.checks import (
     success_rate,
 )
 from cdn_pipeline.orchestration.config import MirrorConfig
-from cdn_pipeline.orchestration.partitions import image_shards, shard_backfill_policy
+from cdn_pipeline.orchestration.partitions import image_shards, run_shards, shard_backfill_policy
 from cdn_pipeline.orchestration.reporting import (
     Metadata,
     evaluated,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cdn_pipeline.engine.mirror import Mirror
     from cdn_pipeline.engine.stream import ShardReport
     from cdn_pipeline.engine.tally import Tally
+    from cdn_pipeline.observe.samples import SamplePicture
     from cdn_pipeline.queue.due import Selection
 
 Events = Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]
@@ -105,7 +106,7 @@ def mirrored_images(context: dg.AssetExecutionContext, config: MirrorConfig, mir
     if not context.selected_asset_keys:
         yield from _check_events(context, mirror.mirror)
         return
-    shards = context.partition_keys
+    shards = run_shards(context)
     selection = _selection(context, config, mirror.mirror)
     _open_jobs_again(selection, config, mirror.mirror, shards)
     tallies: list[Tally] = []
@@ -162,8 +163,10 @@ def _reports(
     """The finished shards; progress goes to the log, a line every few seconds."""
     from cdn_pipeline.engine.mirror import Progress
     from cdn_pipeline.queue.due import count_due
+    from cdn_pipeline.queue.leases import release_dead_leases
 
-    with mirror.catalog.connect() as connection:
+    with mirror.catalog.begin() as connection:
+        release_dead_leases(connection, shards)
         due = count_due(connection, selection, shards)
     if config.limit is not None:
         due = min(due, config.limit)
@@ -185,9 +188,8 @@ def _shard_events(context: dg.AssetExecutionContext, mirror: "Mirror", report: "
         image_renditions_spec.key: rendition_numbers(report.tally),
     }
     if published_images_spec.key in context.selected_asset_keys:
-        pictures = _picture_table(mirror, report.shard)
         published = publication_numbers(report.tally, report.images_per_second)
-        numbers[published_images_spec.key] = {**published, "sample pictures": pictures}
+        numbers[published_images_spec.key] = {**_standing(mirror, report.shard), **published}
     for key in (spec.key for spec in _SPECS if spec.key in context.selected_asset_keys):
         yield materialized(key, report.shard, numbers[key])
     check = dg.AssetCheckKey(published_images_spec.key, shard_success_rate)
@@ -196,13 +198,22 @@ def _shard_events(context: dg.AssetExecutionContext, mirror: "Mirror", report: "
         yield evaluated(context, check, judgement, failure_numbers(report.tally), shard=report.shard)
 
 
-def _picture_table(mirror: "Mirror", shard: str) -> dg.MarkdownMetadataValue | None:
-    """Pictures for the eye. Dagster renders Markdown's images, from any host, and no HTML."""
-    from cdn_pipeline.observe.samples import sample_pictures
+def _standing(mirror: "Mirror", shard: str) -> Metadata:
+    """What the shard has, whatever this run did. Dagster renders Markdown's images, from any host, and no HTML."""
+    from cdn_pipeline.observe.samples import sample_pictures, shard_state
 
     size_name = mirror.collection.recipe.sizes[0].name
     with mirror.catalog.connect() as connection:
+        state = shard_state(connection, shard)
         pictures = sample_pictures(connection, shard, size_name, SAMPLE_PICTURES)
+    return {
+        "images in the shard": state.images,
+        "published in the shard": state.published,
+        "sample pictures": _picture_table(pictures),
+    }
+
+
+def _picture_table(pictures: Sequence["SamplePicture"]) -> dg.MarkdownMetadataValue | None:
     if not pictures:
         return None
     rows = [

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from cdn_pipeline.orchestration.partitions import image_shards, shard_backfill_policy
+from cdn_pipeline.orchestration.partitions import image_shards, run_shards, shard_backfill_policy
 from cdn_pipeline.orchestration.reporting import known
 from cdn_pipeline.orchestration.resources import MirrorResource
 from cdn_pipeline.sources.discovery import Change
@@ -42,7 +42,7 @@ posts = dg.AssetSpec(
 )
 def source_images(context: dg.AssetExecutionContext, mirror: MirrorResource) -> dg.MaterializeResult[None]:
     """Discovery: source rows in, changed images and their jobs in the catalog."""
-    for found in mirror.mirror.discover(context.partition_keys):
+    for found in mirror.mirror.discover(run_shards(context)):
         context.add_asset_metadata(
             known(
                 {
