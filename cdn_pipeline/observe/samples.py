@@ -14,7 +14,6 @@ class SamplePicture:
     """One published image."""
 
     source_type: str
-    owner_id: str
     media_id: str
     url: str
     width: int
@@ -49,13 +48,13 @@ def sample_pictures(connection: sa.Connection, shard: str, size_name: str, count
 # Ids are random, so those that follow a random one are a random sample: 2-8 ms in a million images, where sorting the
 # whole shard takes 220.
 _PICTURES_FROM = """
-    (SELECT a.source_type, a.owner_id, a.media_id, r.path, r.width, r.height, r.file_size
+    (SELECT a.source_type, a.media_id, r.path, r.width, r.height, r.file_size
      FROM cdn_image_assets a
      JOIN cdn_image_renditions r ON r.asset_id = a.id AND r.state = 'current' AND r.size_name = :size_name
      WHERE a.shard = :shard AND a.id {} :start ORDER BY a.id LIMIT :count)
 """
 _PICTURES = sa.text(f"""
-    SELECT source_type, owner_id, media_id, base_url || path AS url, width, height, file_size
+    SELECT source_type, media_id, base_url || path AS url, width, height, file_size
     FROM ({_PICTURES_FROM.format(">=")} UNION ALL {_PICTURES_FROM.format("<")}) AS picture
     CROSS JOIN cdn_delivery LIMIT :count
 """)

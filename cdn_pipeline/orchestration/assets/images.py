@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 Events = Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]
 
 SAMPLE_PICTURES = 4
+SHOWN_IN_PLACE = 1000  # characters: longer Markdown hides behind a link in Dagster's UI
 
 
 def _spec(
@@ -189,7 +190,8 @@ def _shard_events(context: dg.AssetExecutionContext, mirror: "Mirror", report: "
     }
     if published_images_spec.key in context.selected_asset_keys:
         published = publication_numbers(report.tally, report.images_per_second)
-        numbers[published_images_spec.key] = {**_standing(mirror, report.shard), **published}
+        state, pictures = _standing(mirror, report.shard)
+        numbers[published_images_spec.key] = {**state, **published, "sample pictures": pictures}
     for key in (spec.key for spec in _SPECS if spec.key in context.selected_asset_keys):
         yield materialized(key, report.shard, numbers[key])
     check = dg.AssetCheckKey(published_images_spec.key, shard_success_rate)
@@ -198,31 +200,31 @@ def _shard_events(context: dg.AssetExecutionContext, mirror: "Mirror", report: "
         yield evaluated(context, check, judgement, failure_numbers(report.tally), shard=report.shard)
 
 
-def _standing(mirror: "Mirror", shard: str) -> Metadata:
-    """What the shard has, whatever this run did. Dagster renders Markdown's images, from any host, and no HTML."""
+def _standing(mirror: "Mirror", shard: str) -> tuple[Metadata, dg.MarkdownMetadataValue | None]:
+    """What the shard has, whatever this run did, in numbers and pictures."""
     from cdn_pipeline.observe.samples import sample_pictures, shard_state
 
     size_name = mirror.collection.recipe.sizes[0].name
     with mirror.catalog.connect() as connection:
         state = shard_state(connection, shard)
         pictures = sample_pictures(connection, shard, size_name, SAMPLE_PICTURES)
-    return {
-        "images in the shard": state.images,
-        "published in the shard": state.published,
-        "sample pictures": _picture_table(pictures),
-    }
+    numbers = {"images in the shard": state.images, "published in the shard": state.published}
+    return numbers, _picture_table(pictures)
 
 
 def _picture_table(pictures: Sequence["SamplePicture"]) -> dg.MarkdownMetadataValue | None:
+    """Dagster renders Markdown's images, from any host, and no HTML."""
     if not pictures:
         return None
-    rows = [
-        f"| ![{picture.media_id}]({picture.url}) | {picture.source_type} | {picture.media_id} | {picture.owner_id} "
-        f"| {picture.width}×{picture.height} | {picture.file_size:,} |"
-        for picture in pictures
-    ]
-    heading = ["| picture | source type | media id | owner | pixels | bytes |", "|---|---|---|---|---|--:|"]
-    return dg.MetadataValue.md("\n".join([*heading, *rows]))
+    table = "| picture | image | pixels | bytes |\n|---|---|---|--:|"
+    for picture in pictures:
+        row = (
+            f"\n| ![]({picture.url}) | {picture.source_type} {picture.media_id} "
+            f"| {picture.width}×{picture.height} | {picture.file_size:,} |"
+        )
+        if len(table) + len(row) < SHOWN_IN_PLACE:
+            table += row
+    return dg.MetadataValue.md(table)
 
 
 def _run_events(context: dg.AssetExecutionContext, mirror: "Mirror", total: "Tally") -> Events:
