@@ -76,7 +76,7 @@ def original_of(download: Download, identity: str, rank: int) -> StoredOriginal:
         identity=identity,
         rank=rank,
         file_size=len(download.data),
-        format=str(sniff(download.data[:32])),
+        format=str(sniff(download.data)),
         content_type=_plain(download.content_type),
         etag=_plain(download.etag),
         last_modified=_plain(download.last_modified),

@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -40,13 +40,6 @@ from cdn_pipeline_tests.queue.catalogs import (
 )
 
 HOUR_AGO = timedelta(hours=1)
-
-
-@pytest.fixture
-def connection(catalog: sa.Engine) -> Iterator[sa.Connection]:
-    refuse_illegal_transitions(catalog)
-    with session(catalog) as connection:
-        yield connection
 
 
 def see_one(connection: sa.Connection, seen: ImageReference) -> Change:

@@ -1,5 +1,4 @@
 import dataclasses
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -21,9 +20,7 @@ from cdn_pipeline_tests.queue.catalogs import (
     publish,
     published,
     reference,
-    refuse_illegal_transitions,
     see,
-    session,
     source_url,
     take,
     take_one,
@@ -33,13 +30,6 @@ from cdn_pipeline_tests.queue.catalogs import (
 NEXT_VERSION = dataclasses.replace(
     INSTAGRAM, recipe=dataclasses.replace(INSTAGRAM.recipe, version=INSTAGRAM.recipe.version + 1)
 )
-
-
-@pytest.fixture
-def connection(catalog: sa.Engine) -> Iterator[sa.Connection]:
-    refuse_illegal_transitions(catalog)
-    with session(catalog) as connection:
-        yield connection
 
 
 def reopen(connection: sa.Connection, collection: Any = INSTAGRAM, **more: Any) -> int:
