@@ -6,7 +6,7 @@ are not obvious. docs/architecture.md has the diagram generated from this module
 """
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP, TSTZMULTIRANGE, UUID
 
 metadata = sa.MetaData(
     naming_convention={
@@ -52,6 +52,10 @@ image_assets = sa.Table(
     sa.Column("rank", sa.Integer, nullable=False),
     sa.Column("url_expires_at", _time),
     sa.Column("observed_at", _time, nullable=False),
+    # Whether a URL of this identity was ever seen before its expiry: if not, the image arrived dead and is not ours to
+    # answer for.
+    sa.Column("seen_alive", sa.Boolean, nullable=False, server_default=sa.text("true")),
+    sa.Column("removed_at", _time),  # when its source row was found missing; what is published stays
     sa.Column("source_etag", sa.String(255)),
     sa.Column("source_last_modified", sa.String(64)),  # as sent, so that it can be sent back unchanged
     sa.Column("source_content_type", sa.String(50)),
@@ -107,6 +111,7 @@ image_jobs = sa.Table(
     sa.Column("source_url", sa.Text, nullable=False),
     sa.Column("target_sizes", ARRAY(sa.Integer), nullable=False, server_default=sa.text("'{256,512}'")),
     sa.Column("output_format", sa.String(10), nullable=False, server_default="webp"),
+    sa.Column("rollout", sa.String(40)),  # the recipe that is rolled out; null: the collection's own
     # When the source URL dies: a copy of the image's, so that one index serves the due query in order.
     sa.Column("deadline", _time),
     sa.Column("status", sa.String(20), nullable=False, server_default="queued"),
@@ -115,6 +120,8 @@ image_jobs = sa.Table(
     sa.Column("first_started_at", _time),
     sa.Column("started_at", _time),
     sa.Column("completed_at", _time),
+    # When runs had the job in hand, attempt by attempt: statistics of an hour are the same whenever they are made.
+    sa.Column("busy", TSTZMULTIRANGE, nullable=False, server_default=sa.text("'{}'")),
     sa.Column("worker_id", sa.String(100)),
     sa.Column("run_id", sa.Text),
     sa.Column("lease_until", _time),
@@ -206,6 +213,7 @@ processing_stats = sa.Table(
     sa.Column("avg_file_size_bytes", sa.Integer, nullable=False, server_default="0"),
     sa.Column("error_categories", JSONB, nullable=False, server_default=sa.text("'{}'")),
     sa.Column("peak_queue_depth", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("peak_urgent_queue_depth", sa.Integer, nullable=False, server_default="0"),  # priorities 1-5
     sa.Column("worker_utilization_percent", sa.Integer, nullable=False, server_default="0"),
     _created(),
     _updated(),
@@ -223,6 +231,29 @@ runs = sa.Table(
     sa.Column("started_at", _time, nullable=False, server_default=_now),
     sa.Column("ended_at", _time),
     sa.Index("ix_cdn_runs_open", "run_id", postgresql_where=sa.text("ended_at IS NULL")),
+)
+
+# What discovery has read: of a shard, all source rows updated until `scanned_at` (by the source's clock).
+source_watermarks = sa.Table(
+    "cdn_source_watermarks",
+    metadata,
+    sa.Column("collection", sa.String(40), primary_key=True),
+    sa.Column("shard", sa.String(2), primary_key=True),
+    sa.Column("scanned_at", _time, nullable=False),
+    # Rows updated shortly before `scanned_at`, as counted then: more of them later means that some were committed late.
+    sa.Column("recent_rows", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("fully_scanned_at", _time),  # the last scan that read every row, changed or not
+)
+
+# Recipes that are rolled out beside the collection's own, from stored originals.
+rollouts = sa.Table(
+    "cdn_rollouts",
+    metadata,
+    sa.Column("collection", sa.String(40), primary_key=True),
+    sa.Column("recipe", sa.String(40), primary_key=True),
+    sa.Column("recipe_version", sa.Integer, nullable=False),
+    sa.Column("started_at", _time, nullable=False, server_default=_now),
+    sa.Column("paused_at", _time),
 )
 
 # One row: what the view puts before a path. `cdn-pipeline migrate` writes it.

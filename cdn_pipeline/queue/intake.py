@@ -149,12 +149,15 @@ JOB_COLUMNS = """asset_id, collection, shard, job_type, priority, source_url, de
 
 _DEAD_ON_ARRIVAL = f"CASE WHEN NOT alive THEN '{FailureKind.SOURCE_URL_EXPIRED}' END"
 
+# Strictly, without the tolerance of `alive`: what expired a minute before we saw it was not lost on our watch.
+_LIVES_NOW = "coalesce(o.url_expires_at > clock_timestamp(), true)"
+
 _INSERT_NEW = sa.text(f"""
     WITH o AS (SELECT * FROM {_ROWS}), inserted AS (
         INSERT INTO cdn_image_assets (collection, shard, owner_id, source_type, source_id, media_id, taken_at,
-            source_url, fallback_urls, identity, rank, url_expires_at, observed_at, failure_kind)
+            source_url, fallback_urls, identity, rank, url_expires_at, observed_at, seen_alive, failure_kind)
         SELECT collection, shard, owner_id, source_type, source_id, media_id, taken_at, source_url, fallback_urls,
-               identity, rank, url_expires_at, observed_at, {_DEAD_ON_ARRIVAL}
+               identity, rank, url_expires_at, observed_at, {_LIVES_NOW}, {_DEAD_ON_ARRIVAL}
         FROM o ON CONFLICT (source_type, source_id, media_id) DO NOTHING
         RETURNING id, source_type, source_id, media_id
     )
@@ -178,6 +181,7 @@ _MOVE_IMAGES = sa.text(f"""
     UPDATE cdn_image_assets AS a
     SET source_url = o.source_url, fallback_urls = o.fallback_urls, identity = o.identity, rank = o.rank,
         url_expires_at = o.url_expires_at, observed_at = greatest(a.observed_at, o.observed_at),
+        seen_alive = {_LIVES_NOW} OR (a.seen_alive AND NOT changed),
         taken_at = coalesce(o.taken_at, a.taken_at), needs_update = a.needs_update OR changed,
         processing_status = CASE
             WHEN changed AND processing_status IN ('{ImageStatus.COMPLETED}', '{ImageStatus.FAILED}')

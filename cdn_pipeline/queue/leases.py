@@ -122,6 +122,12 @@ def release_dead_leases(connection: sa.Connection, shards: Sequence[str]) -> int
     return connection.execute(_RELEASE_DEAD, {"shards": list(shards)}).rowcount
 
 
+# What a job in hand adds to its `busy` times. A clock that was set back must not end a range before it begins.
+BUSY_UNTIL_NOW = "tstzmultirange(tstzrange(started_at, greatest(started_at, clock_timestamp())))"
+_BUSY_UNTIL_LAST_RENEWAL = f"""tstzmultirange(tstzrange(
+    started_at, greatest(started_at, lease_until - make_interval(secs => {LEASE.total_seconds()}))))"""
+
+
 def _release(which: str) -> sa.TextClause:
     # While a job is in hand it does not follow its image. It does now, and goes back to the start if what is stored is
     # not the picture that the image shows now, or not the best of it.
@@ -137,6 +143,7 @@ def _release(which: str) -> sa.TextClause:
         ), released AS (
             UPDATE cdn_image_jobs AS j
             SET status = '{JobStatus.QUEUED}', run_id = NULL, lease_until = NULL, stage = held.stage,
+                busy = busy + {_BUSY_UNTIL_LAST_RENEWAL},
                 source_url = held.source_url, deadline = held.url_expires_at, updated_at = clock_timestamp()
             FROM held WHERE j.id = held.id
         )

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cdn_pipeline.failures import FailureKind
-from cdn_pipeline.queue.leases import Run
+from cdn_pipeline.queue.leases import BUSY_UNTIL_NOW, Run
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, Stage
 
 
@@ -199,7 +199,7 @@ _SETTLE = sa.text(f"""
             bytes_in = coalesce(o.bytes_in, j.bytes_in), bytes_out = coalesce(o.bytes_out, j.bytes_out),
             processing_duration_ms = CASE WHEN verdict = '{Verdict.RELEASED}' THEN processing_duration_ms
                                           ELSE total_ms END,
-            lease_until = NULL, updated_at = clock_timestamp(),
+            busy = j.busy + {BUSY_UNTIL_NOW}, lease_until = NULL, updated_at = clock_timestamp(),
             run_id = CASE WHEN verdict = '{Verdict.RELEASED}' THEN NULL ELSE run_id END
         FROM held AS o WHERE j.id = o.job_id
     ), images AS (

@@ -172,6 +172,12 @@ def test_the_view_has_the_contracts_columns_in_one_row_per_image(catalog: sa.Eng
         "width_512": 512,
         "height_512": 256,
         "file_size_512": 1001,
+        "cdn_path_256_avif": None,
+        "cdn_url_256_avif": None,
+        "file_size_256_avif": None,
+        "cdn_path_512_avif": None,
+        "cdn_url_512_avif": None,
+        "file_size_512_avif": None,
     }
 
 

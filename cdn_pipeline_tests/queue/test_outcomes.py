@@ -312,7 +312,8 @@ def test_a_released_image_is_as_if_it_had_not_been_claimed(catalog: sa.Engine) -
         after, (job_after,) = image(connection), jobs(connection)
         touched = {"updated_at", "processing_started_at"}
         assert _differences(before, after) <= touched
-        assert _differences(job_before, job_after) <= {"updated_at", "started_at", "next_attempt_at", "run_id"}
+        touched = {"busy", "updated_at", "started_at", "next_attempt_at", "run_id"}
+        assert _differences(job_before, job_after) <= touched
         assert job_after["run_id"] is None
 
 
@@ -391,3 +392,15 @@ def test_jobs_at_a_later_stage_are_left_to_runs_that_may_do_it(catalog: sa.Engin
         download_only = Selection(INSTAGRAM, frozenset({Stage.DOWNLOAD, Stage.ENCODE}))
         assert take(connection, selection=download_only) == []
         assert len(take(connection, selection=EVERYTHING)) == 1
+
+
+def test_a_job_remembers_when_it_was_in_hand_attempt_by_attempt(catalog: sa.Engine) -> None:
+    with session(catalog) as connection:
+        see(connection, reference())
+        settle(connection, RUN, [outcome(take_one(connection), Verdict.RETRYING, failure=FailureKind.SOURCE_ERROR)])
+        due_now(connection)
+        settle(connection, RUN, [outcome(take_one(connection), Verdict.PUBLISHED)])
+        (job,) = jobs(connection)
+        first, second = job["busy"]
+        assert job["first_started_at"] <= first.lower < first.upper <= second.lower == job["started_at"]
+        assert abs(second.upper - job["completed_at"]) < timedelta(seconds=1)
