@@ -1,11 +1,12 @@
 """End to end against the bare codec, in the same run: images per second from first claim to last committed outcome.
 
-    make bench        (or: .venv/bin/python -m benchmarks.throughput --images 1000 --rounds 3)
+    make bench        (or: .venv/bin/python -m benchmarks.throughput --images 1200 --shards 8 --rounds 3)
 
 Photographs of 1080 px from the demo's origin (a process of its own, no faults, pictures made beforehand); the Dagster
-job over all shards; originals and both renditions stored in folders; catalog on the embedded Postgres. The bare codec
-is the recipe's `transcode` on the same bytes from memory, in as many processes as there are cores, and plain Pillow's
-calls with the same settings. Rounds are interleaved; ratios are per round, so that a noisy machine hits both sides.
+job over a range of shards; originals and both renditions stored in folders; catalog on the embedded Postgres. The bare
+codec is the recipe's `transcode` on the same bytes from memory, in as many processes as there are cores, and plain
+Pillow's calls with the same settings. Rounds are interleaved: codec, run, codec; a run is compared with the mean of the
+codec before and after it, so that a noisy machine hits both sides.
 """
 
 import argparse
@@ -17,26 +18,30 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from multiprocessing import get_context
 from os import sched_getaffinity
 from pathlib import Path
 
+import psutil
 import sqlalchemy as sa
 from PIL import Image
 
-from benchmarks.jobs import Watched, run_job
+from benchmarks.jobs import Watched, cpu_seconds, run_job
 from cdn_pipeline.catalog.embedded import EmbeddedPostgres
 from cdn_pipeline.catalog.sessions import CATALOG_DATABASE, DEMO_DATABASE
+from cdn_pipeline.collections import SHARDS
 from cdn_pipeline.demo import app_database
 from cdn_pipeline.demo.processes import free_port, python, running
 from cdn_pipeline.demo.signing import Signer
 from cdn_pipeline.media.recipes import WEBP_THUMBNAILS
 from cdn_pipeline.media.transcode import transcode
+from cdn_pipeline.sources.app_database import shard_bounds
 
 CORES = len(sched_getaffinity(0))
 POSTS_PER_PROFILE = 12
+ASSETS = 4  # that report each shard
 
 
 def with_recipe(data: bytes) -> int:
@@ -70,11 +75,13 @@ def bare(pool: ProcessPoolExecutor, codec: Callable[[bytes], int], originals: Se
 
 @dataclass(frozen=True, slots=True)
 class EndToEnd:
-    """One run of the job."""
+    """One run of the job; CPU in seconds."""
 
     images: int
     seconds: float  # first claim to last committed outcome
     watched: Watched
+    postgres_cpu: float
+    origin_cpu: float
 
     @property
     def rate(self) -> float:
@@ -88,15 +95,19 @@ class World:
 
     var: Path
     server: EmbeddedPostgres
+    origin: psutil.Process
+    last_shard: str
 
     def run_from_nothing(self) -> EndToEnd:
         """Forgets catalog and stores, then runs the job."""
         self._forget()
-        return self.run()
+        return self.run(self.last_shard)
 
-    def run(self) -> EndToEnd:
-        """Runs the job on what is there."""
-        watched = run_job(self.var)
+    def run(self, last_shard: str) -> EndToEnd:
+        """Runs the job on what is there, from the first shard to this one."""
+        postgres = self._postgres()
+        before = cpu_seconds(postgres), cpu_seconds(self.origin)
+        watched = run_job(self.var, last=last_shard, postgres=postgres)
         if watched.exit_status != 0:
             sys.exit(f"the job ended with status {watched.exit_status}, see {self.var / 'job.log'}")
         engine = sa.create_engine(self.server.url(CATALOG_DATABASE))
@@ -108,11 +119,16 @@ class World:
                     FROM cdn_image_jobs WHERE status = 'completed'""")
             ).one()
         engine.dispose()
-        return EndToEnd(row.images, row.seconds, watched)
+        spent = cpu_seconds(postgres) - before[0], cpu_seconds(self.origin) - before[1]
+        return EndToEnd(row.images, row.seconds, watched, *spent)
 
     def originals(self) -> list[bytes]:
         """The bytes that the last run downloaded."""
         return [file.read_bytes() for file in (self.var / "originals" / "originals").rglob("*") if file.is_file()]
+
+    def _postgres(self) -> psutil.Process:
+        file = next((self.var / "postgres").rglob("postmaster.pid"))
+        return psutil.Process(int(file.read_text().split()[0]))
 
     def _forget(self) -> None:
         engine = sa.create_engine(self.server.url("postgres"), isolation_level="AUTOCOMMIT")
@@ -124,8 +140,8 @@ class World:
 
 
 @contextmanager
-def world(images: int) -> Iterator[World]:
-    """A world of about so many images."""
+def world(images: int, shards: int) -> Iterator[World]:
+    """A world of about so many images, all in the first shards."""
     with tempfile.TemporaryDirectory(prefix="cdn-pipeline-bench-") as name:
         var = Path(name)
         var.chmod(0o755)
@@ -134,20 +150,25 @@ def world(images: int) -> Iterator[World]:
         command = ["--port", str(port), "--state-dir", str(var / "demo"), "--secret", "bench", "--no-faults"]
         with (
             EmbeddedPostgres(var / "postgres") as server,
-            running(python("-m", "cdn_pipeline.demo.origin", *command), var / "origin.log", ready_url=url),
+            running(python("-m", "cdn_pipeline.demo.origin", *command), var / "origin.log", ready_url=url) as origin,
         ):
             server.ensure_database(DEMO_DATABASE)
             engine = sa.create_engine(server.url(DEMO_DATABASE))
-            app_database.create_tables(engine)
-            app_database.populate(
-                engine,
-                Signer(url, "bench"),
-                profiles=images // (POSTS_PER_PROFILE + 1) + 1,
-                posts_per_profile=POSTS_PER_PROFILE,
-                nasty_rows=False,
-            )
+            last_shard = SHARDS[shards - 1]
+            fill(engine, Signer(url, "bench"), images, last_shard)
             engine.dispose()
-            yield World(var, server)
+            yield World(var, server, psutil.Process(origin.pid), last_shard)
+
+
+def fill(engine: sa.Engine, signer: Signer, images: int, last_shard: str) -> None:
+    """Draws profiles for all shards and keeps those of the first ones."""
+    drawn = images * len(SHARDS) // (SHARDS.index(last_shard) + 1) // (POSTS_PER_PROFILE + 1) + 1
+    app_database.create_tables(engine)
+    app_database.populate(engine, signer, profiles=drawn, posts_per_profile=POSTS_PER_PROFILE, nasty_rows=False)
+    _, last = shard_bounds(SHARDS[0], last_shard)
+    with engine.begin() as connection:
+        for delete in ("DELETE FROM posts WHERE profile_id > :last", "DELETE FROM profiles WHERE id > :last"):
+            connection.execute(sa.text(delete), {"last": last})
 
 
 def spread(values: Sequence[float], form: str = "{:.2f}") -> str:
@@ -156,55 +177,101 @@ def spread(values: Sequence[float], form: str = "{:.2f}") -> str:
     return f"{form.format(middle)} ({form.format(low)} to {form.format(high)})"
 
 
+@dataclass(slots=True)
+class Rounds:
+    """What was measured: per round a run, and each codec alone as the mean of before and after the run."""
+
+    originals: Sequence[bytes]
+    runs: list[EndToEnd] = field(default_factory=list)
+    recipe: list[float] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
+
+    def add(self, place: World, pool: ProcessPoolExecutor) -> None:
+        """One round."""
+        codecs = (with_recipe, with_plain_pillow)
+        before = [bare(pool, codec, self.originals) for codec in codecs]
+        self.runs.append(place.run_from_nothing())
+        after = [bare(pool, codec, self.originals) for codec in codecs]
+        for rates, pair in zip((self.recipe, self.plain), zip(before, after, strict=True), strict=True):
+            rates.append(statistics.harmonic_mean(pair))
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1200)
+    parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    recipe, plain, runs = [], [], []
-    with world(options.images) as place, ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool:
+    with (
+        world(options.images, options.shards) as place,
+        ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool,
+    ):
         place.run_from_nothing()  # not counted: the origin makes its pictures
-        originals = place.originals()
+        rounds = Rounds(place.originals())
         for number in range(options.rounds):
-            recipe.append(bare(pool, with_recipe, originals))
-            runs.append(place.run_from_nothing())
-            plain.append(bare(pool, with_plain_pillow, originals))
-            rates = f"{runs[-1].rate:.1f}/s, recipe {recipe[-1]:.1f}/s, plain Pillow {plain[-1]:.1f}/s"
+            rounds.add(place, pool)
+            rates = f"{rounds.runs[-1].rate:.1f}/s, recipe {rounds.recipe[-1]:.1f}/s, Pillow {rounds.plain[-1]:.1f}/s"
             print(f"round {number + 1} of {options.rounds}: end to end {rates}", file=sys.stderr)
-        idle = place.run()
-    report(runs, recipe, plain, idle, originals)
+        idle_one, idle_all = (place.run(shard).watched.seconds for shard in (SHARDS[0], SHARDS[-1]))
+    report(rounds, options.shards, idle_one, idle_all)
 
 
-def report(
-    runs: Sequence[EndToEnd],
-    recipe: Sequence[float],
-    plain: Sequence[float],
-    idle: EndToEnd,
-    originals: Sequence[bytes],
-) -> None:
-    """Prints the table."""
+def report(rounds: Rounds, shards: int, idle_one: float, idle_all: float) -> None:
+    """Prints the tables."""
+    runs = rounds.runs
     images = runs[0].images
-    rows = [
-        ("images, mean bytes of an original", f"{images}, {sum(map(len, originals)) // len(originals):,}"),
-        ("cores", f"{CORES}"),
-        ("end to end, images/s", spread([run.rate for run in runs], "{:.1f}")),
-        ("recipe's codec calls alone, images/s", spread(recipe, "{:.1f}")),
-        ("plain Pillow's calls alone, images/s", spread(plain, "{:.1f}")),
-        ("end to end ÷ recipe alone", spread([run.rate / alone for run, alone in zip(runs, recipe, strict=True)])),
-        ("end to end ÷ plain Pillow", spread([run.rate / alone for run, alone in zip(runs, plain, strict=True)])),
-        ("fixed cost of a run, s", spread([run.watched.seconds - run.seconds for run in runs], "{:.1f}")),
-        ("a run with nothing to do, all 64 shards, s", f"{idle.watched.seconds:.1f}"),
-        ("CPU ms per image: workers", spread([1000 * run.watched.workers_cpu / images for run in runs], "{:.1f}")),
-        (
-            "CPU ms per image: the run's process",
-            spread([1000 * run.watched.run_cpu / images for run in runs], "{:.1f}"),
-        ),
-        ("peak memory, run and workers, MB", spread([run.watched.peaks["all"] for run in runs], "{:.0f}")),
-    ]
-    print("| what | median (lowest to highest) |\n|---|---|")
-    for what, value in rows:
-        print(f"| {what} | {value} |")
+    per_shard = (idle_all - idle_one) / (len(SHARDS) - 1)
+    table(
+        "what",
+        [
+            ("images, shards, mean bytes of an original", f"{images}, {shards}, {_mean_size(rounds.originals):,}"),
+            ("cores", f"{CORES}"),
+            ("end to end, images/s", spread([run.rate for run in runs], "{:.1f}")),
+            ("recipe's codec calls alone, images/s", spread(rounds.recipe, "{:.1f}")),
+            ("plain Pillow's calls alone, images/s", spread(rounds.plain, "{:.1f}")),
+            ("**end to end ÷ recipe alone**", spread(_ratios(runs, rounds.recipe))),
+            ("**end to end ÷ plain Pillow**", spread(_ratios(runs, rounds.plain))),
+            ("fixed cost of a run, s", spread([run.watched.seconds - run.seconds for run in runs], "{:.1f}")),
+            ("a run of one shard with nothing to do, s", f"{idle_one:.1f}"),
+            ("each further shard, ms (and per asset)", f"{1000 * per_shard:.0f} ({1000 * per_shard / ASSETS:.0f})"),
+            (
+                "peak memory: run, workers and Postgres, MB",
+                spread([run.watched.peaks["all"] for run in runs], "{:.0f}"),
+            ),
+        ],
+    )
+    print()
+    table("CPU ms per image", [(kind, spread(values, "{:.1f}")) for kind, values in _cpu_by_stage(runs).items()])
+
+
+def table(what: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Prints Markdown."""
+    print(f"| {what} | median (lowest to highest) |\n|---|---|")
+    for name, value in rows:
+        print(f"| {name} | {value} |")
+
+
+def _ratios(runs: Sequence[EndToEnd], alone: Sequence[float]) -> list[float]:
+    return [run.rate / rate for run, rate in zip(runs, alone, strict=True)]
+
+
+def _mean_size(originals: Sequence[bytes]) -> int:
+    return sum(map(len, originals)) // len(originals)
+
+
+def _cpu_by_stage(runs: Sequence[EndToEnd]) -> dict[str, list[float]]:
+    kinds = sorted({kind for run in runs for kind in run.watched.threads_cpu})
+    seconds: dict[str, list[float]] = {
+        "transcode, in the workers": [run.watched.workers_cpu for run in runs],
+        **{kind: [run.watched.threads_cpu.get(kind, 0.0) for run in runs] for kind in kinds},
+        "Postgres": [run.postgres_cpu for run in runs],
+        "the origin (not ours)": [run.origin_cpu for run in runs],
+    }
+    return {
+        kind: [1000 * value / run.images for value, run in zip(values, runs, strict=True)]
+        for kind, values in seconds.items()
+    }
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from cdn_pipeline.media.recipes import WEBP_THUMBNAILS, Recipe
+from cdn_pipeline.media.recipes import AVIF_THUMBNAILS, WEBP_THUMBNAILS, Recipe
 
 # Shards are Dagster partitions: enough to spread over machines, few enough for one screen and for 16 ms per event.
 SHARD_COUNT = 64
@@ -32,15 +32,47 @@ class RetryPolicy:
         return ladder[min(attempt, len(ladder)) - 1]
 
 
+class UnknownRecipeError(ValueError):
+    """The collection has no recipe of this name; the message says which it has."""
+
+
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A set of images that share recipe, keys, priorities and retry policy."""
+    """A set of images that share recipes, keys, priorities and retry policy.
+
+    `recipe` is made of every image; those in `rollouts` are made beside it once they have been rolled out. No two
+    recipes share a format: an image has one current rendition per size and format.
+    """
 
     name: str
     key_prefix: str
     recipe: Recipe
     priorities: Mapping[str, int]  # by source_type
     retry: RetryPolicy
+    rollouts: tuple[Recipe, ...] = ()
+
+    def __post_init__(self) -> None:
+        for aspect in ({recipe.name for recipe in self.recipes}, {recipe.format for recipe in self.recipes}):
+            if len(aspect) < len(self.recipes):
+                raise ValueError(f"recipes of {self.name} share a name or a format: {sorted(aspect)}")
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """All recipes, the collection's own first."""
+        return self.recipe, *self.rollouts
+
+    def recipe_named(self, name: str | None) -> Recipe:
+        """The recipe of this name; None is the collection's own.
+
+        Raises:
+            UnknownRecipeError: there is none.
+        """
+        if name is None:
+            return self.recipe
+        for recipe in self.recipes:
+            if recipe.name == name:
+                return recipe
+        raise UnknownRecipeError(f"{self.name} has no recipe {name!r}, but {', '.join(r.name for r in self.recipes)}")
 
 
 INSTAGRAM = Collection(
@@ -53,4 +85,5 @@ INSTAGRAM = Collection(
         later=(timedelta(minutes=15), timedelta(hours=1), timedelta(hours=6), timedelta(days=1)),
         jitter=0.2,
     ),
+    rollouts=(AVIF_THUMBNAILS,),
 )

@@ -2,6 +2,8 @@
 
 profiles, posts → source_images → original_images → image_renditions → published_images
 
+and beside it, from the jobs alone: processing_stats, hour by hour
+
 Importing this module touches no network, no file and no secret.
 """
 
@@ -17,16 +19,36 @@ warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 from cdn_pipeline.orchestration.assets.images import mirrored_images  # noqa: E402
 from cdn_pipeline.orchestration.assets.sources import posts, profiles, source_images  # noqa: E402
-from cdn_pipeline.orchestration.jobs import publish_images_job  # noqa: E402
-from cdn_pipeline.orchestration.resources import MirrorResource  # noqa: E402
+from cdn_pipeline.orchestration.assets.stats import (  # noqa: E402
+    mean_processing_time,
+    processing_stats,
+    stats_consistent_with_jobs,
+)
+from cdn_pipeline.orchestration.jobs import (  # noqa: E402
+    hourly_stats_job,
+    nightly_freshness_job,
+    publish_images_job,
+    standing_checks_job,
+)
+from cdn_pipeline.orchestration.resources import CatalogResource, MirrorResource  # noqa: E402
+from cdn_pipeline.orchestration.schedules import (  # noqa: E402
+    hourly_stats_schedule,
+    nightly_freshness_schedule,
+    standing_checks_schedule,
+)
+from cdn_pipeline.orchestration.sensors import due_images_sensor  # noqa: E402
+from cdn_pipeline.orchestration.standing_checks import standing_checks  # noqa: E402
 
 
 def build_defs(*, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
     """The project's definitions; `resources` replaces some of the default ones by name."""
     return dg.Definitions(
-        assets=[profiles, posts, source_images, mirrored_images],
-        jobs=[publish_images_job],
-        resources={"mirror": MirrorResource(), **(resources or {})},
+        assets=[profiles, posts, source_images, mirrored_images, processing_stats],
+        asset_checks=[standing_checks, mean_processing_time, stats_consistent_with_jobs],
+        jobs=[publish_images_job, nightly_freshness_job, hourly_stats_job, standing_checks_job],
+        schedules=[nightly_freshness_schedule, hourly_stats_schedule, standing_checks_schedule],
+        sensors=[due_images_sensor],
+        resources={"mirror": MirrorResource(), "catalog": CatalogResource(), **(resources or {})},
         # The parallelism is inside the step, and the multiprocess executor costs 4 s per step.
         executor=dg.in_process_executor,
     )

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -20,6 +21,7 @@ GRAPH = {
     "original_images": {"source_images"},
     "image_renditions": {"original_images"},
     "published_images": {"image_renditions"},
+    "processing_stats": {"published_images"},
 }
 IMAGE_ASSETS = ("source_images", "original_images", "image_renditions", "published_images")
 CHECKS = {  # blocking?
@@ -27,6 +29,15 @@ CHECKS = {  # blocking?
     "few_images_gone_or_expired": True,
     "published_objects_in_store": True,
     "shard_success_rate": False,
+}
+
+STANDING_CHECKS = {
+    "no_image_lost_on_our_watch",
+    "images_arrived_dead",
+    "deadlines_can_be_kept",
+    "no_due_image_left_waiting",
+    "every_shard_was_scanned_within_a_day",
+    "no_shard_left_failed",
 }
 
 
@@ -53,7 +64,7 @@ def test_all_image_assets_share_the_64_shards_and_go_16_to_a_run(specs: dict[str
 def test_every_asset_is_described(specs: dict[str, dg.AssetSpec]) -> None:
     for spec in specs.values():
         assert spec.description
-        assert spec.group_name in ("application", "images")
+        assert spec.group_name in ("application", "images", "statistics")
         assert spec.kinds
         assert spec.owners
         assert spec.tags
@@ -62,20 +73,66 @@ def test_every_asset_is_described(specs: dict[str, dg.AssetSpec]) -> None:
 def test_three_checks_can_fail_a_run_and_one_informs_per_shard() -> None:
     graph = defs.resolve_asset_graph()
     nodes = {key: graph.get(key) for key in graph.asset_check_keys}
-    assert {key.name: node.blocking for key, node in nodes.items()} == CHECKS
-    assert {key.asset_key for key in nodes} == {AssetKey("published_images")}
+    assert {key.name: node.blocking for key, node in nodes.items() if key.name in CHECKS} == CHECKS
+    assert {key.asset_key for key in nodes if key.name in CHECKS} == {AssetKey("published_images")}
+    assert {key.name for key, node in nodes.items() if node.blocking} == {name for name in CHECKS if CHECKS[name]}
     partitioned = {key.name for key, node in nodes.items() if node.partitions_def is not None}
     assert partitioned == {"shard_success_rate"}
     assert all(node.description for node in nodes.values())
 
 
-def test_the_job_has_all_image_assets_and_runs_in_process() -> None:
-    job = defs.resolve_job_def("publish_images")
+@pytest.mark.parametrize("name", ["publish_images", "nightly_freshness"])
+def test_the_job_has_all_image_assets_and_runs_in_process(name: str) -> None:
+    job = defs.resolve_job_def(name)
     assert {key.to_user_string() for key in job.asset_layer.executable_asset_keys} == set(IMAGE_ASSETS)
     assert job.executor_def.name == "in_process"
     assert defs.resolve_implicit_global_asset_job_def().executor_def.name == "in_process"
     assert job.description
     assert AssetCheckKey(AssetKey("published_images"), "success_rate") in job.asset_layer.asset_graph.asset_check_keys
+
+
+def test_the_night_begins_at_two_once_somebody_switches_it_on() -> None:
+    schedule = defs.resolve_schedule_def("nightly_freshness_schedule")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 2 * * *", "UTC")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+
+
+def test_hours_are_counted_24_to_a_run_at_five_past_once_somebody_switches_it_on() -> None:
+    node = defs.resolve_asset_graph().get(AssetKey("processing_stats"))
+    assert node.backfill_policy == dg.BackfillPolicy.multi_run(24)
+    job = defs.resolve_job_def("hourly_stats")
+    assert job.asset_layer.executable_asset_keys == {AssetKey("processing_stats")}
+    assert {key.name for key in job.asset_layer.asset_graph.asset_check_keys} == {
+        "mean_processing_time",
+        "stats_consistent_with_jobs",
+    }
+    schedule = defs.resolve_schedule_def("hourly_stats_schedule")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("5 * * * *", "UTC")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+
+
+def test_standing_checks_run_every_hour_in_a_job_of_their_own_and_in_no_other() -> None:
+    job = defs.resolve_job_def("standing_checks")
+    names = {key.name for key in job.asset_layer.asset_graph.asset_check_keys}
+    assert names == STANDING_CHECKS
+    assert job.partitions_def is None
+    for other in ("publish_images", "nightly_freshness", "hourly_stats"):
+        keys = defs.resolve_job_def(other).asset_layer.asset_graph.asset_check_keys
+        assert not names & {key.name for key in keys}
+    schedule = defs.resolve_schedule_def("standing_checks_schedule")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("10 * * * *", "UTC")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+
+
+def test_image_assets_are_stale_when_a_night_was_missed(specs: dict[str, dg.AssetSpec]) -> None:
+    missed = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=26), warn_window=timedelta(hours=25))
+    assert {specs[name].freshness_policy for name in IMAGE_ASSETS} == {missed}
+
+
+def test_the_sensor_for_due_work_starts_the_publishing_job_and_is_stopped_at_first() -> None:
+    sensor = defs.resolve_sensor_def("due_images_sensor")
+    assert sensor.job_name == "publish_images"
+    assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
 
 
 def test_no_asset_is_retried_as_a_whole() -> None:
@@ -88,7 +145,9 @@ def test_no_asset_is_retried_as_a_whole() -> None:
 def test_definitions_are_loadable_and_take_other_resources() -> None:
     other = MirrorResource()
     dg.Definitions.validate_loadable(build_defs(resources={"mirror": other}))
-    assert build_defs(resources={"mirror": other}).resources == {"mirror": other}
+    resources = build_defs(resources={"mirror": other}).resources or {}
+    assert resources["mirror"] is other
+    assert set(resources) == {"mirror", "catalog"}
 
 
 def test_importing_the_definitions_loads_nothing_heavy_and_touches_nothing(tmp_path: Path) -> None:

@@ -6,7 +6,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Column, DateTime, Engine, ForeignKey, Index, MetaData, Table, Text, Uuid, bindparam, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    DateTime,
+    Engine,
+    ForeignKey,
+    Index,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    bindparam,
+    select,
+    true,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from cdn_pipeline.demo.pictures import AVATARS_FOLDER, Picture
@@ -98,11 +112,18 @@ def add_profile(
     return profile_id
 
 
-def add_post(engine: Engine, signer: Signer, profile_id: uuid.UUID, *, now: datetime | None = None) -> uuid.UUID:
-    """Adds a post of this profile, taken `now`."""
+def add_post(
+    engine: Engine,
+    signer: Signer,
+    profile_id: uuid.UUID,
+    *,
+    now: datetime | None = None,
+    signed_at: datetime | None = None,
+) -> uuid.UUID:
+    """Adds a post of this profile, taken `now`. Its URLs are as old as `signed_at` says (just signed if None)."""
     now = now or datetime.now(UTC)
-    maker = RowMaker.seeded(signer, f"{profile_id} {now}", now)
-    row = maker.post(profile_id, taken_at=now)
+    maker = RowMaker.seeded(signer, f"{profile_id} {now}", signed_at or now)
+    row = maker.post(profile_id, taken_at=now) | {"updated_at": now}
     _insert(engine, [], [row])
     post_id: uuid.UUID = row["id"]
     return post_id
@@ -130,10 +151,27 @@ def resign_all(engine: Engine, signer: Signer, *, now: datetime | None = None) -
 
     The pictures stay the same; their URLs are others and expire later. What carries no expiry stays as it is.
     """
-    now = now or datetime.now(UTC)
+    _resign(engine, signer, now or datetime.now(UTC), true(), true())
+
+
+def resign_profile(engine: Engine, signer: Signer, profile_id: uuid.UUID, *, now: datetime | None = None) -> None:
+    """Signs the URLs of one profile and of its posts again, as if it had just been fetched anew."""
+    of_profile, of_posts = profiles_table.c.id == profile_id, posts_table.c.profile_id == profile_id
+    _resign(engine, signer, now or datetime.now(UTC), of_profile, of_posts)
+
+
+def _resign(
+    engine: Engine,
+    signer: Signer,
+    now: datetime,
+    of_profiles: ColumnElement[bool],
+    of_posts: ColumnElement[bool],
+) -> None:
+    wanted = ((profiles_table, _PROFILE_URLS, of_profiles), (posts_table, _POST_URLS, of_posts))
     with engine.begin() as connection:
-        for table, columns in ((profiles_table, _PROFILE_URLS), (posts_table, _POST_URLS)):
-            rows = connection.execute(select(table.c.id, *(table.c[column] for column in columns))).mappings().all()
+        for table, columns, which in wanted:
+            query = select(table.c.id, *(table.c[column] for column in columns)).where(which)
+            rows = connection.execute(query).mappings().all()
             changes = [_signed_again(signer, dict(row), columns, now) for row in rows]
             if changes:
                 update = table.update().where(table.c.id == bindparam("row_id"))

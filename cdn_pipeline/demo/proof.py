@@ -10,6 +10,8 @@ from typing import TypeVar
 import httpx
 import sqlalchemy as sa
 
+from cdn_pipeline.collections import INSTAGRAM
+from cdn_pipeline.observe.standing import watch
 from cdn_pipeline.store.objects import CACHE_CONTROL
 
 _AT_ONCE = 16
@@ -114,7 +116,7 @@ class CatalogState:
     images: int
     published: int
     unpublished: Counter[str]
-    lost: int  # alive when first seen, and expired before we had the original
+    lost: int  # on our watch
     bytes_in: int
     bytes_out: int
     retried: int  # images that needed more than one attempt
@@ -145,16 +147,15 @@ def catalog_state(catalog: sa.Engine) -> CatalogState:
                        (SELECT coalesce(sum(original_file_size), 0) FROM cdn_image_assets) AS bytes_in,
                        (SELECT coalesce(sum(file_size), 0) FROM cdn_image_renditions
                         WHERE state = 'current') AS bytes_out,
-                       (SELECT count(*) FROM cdn_image_assets WHERE original_sha256 IS NULL
-                        AND url_expires_at > created_at AND url_expires_at < now()) AS lost,
                        (SELECT count(DISTINCT asset_id) FROM cdn_image_jobs
                         WHERE status = 'completed' AND retry_count > 0) AS retried""")
         ).one()
+        lost = watch(connection, INSTAGRAM).lost
     return CatalogState(
         images=row.images,
         published=row.images - unpublished.total(),
         unpublished=unpublished,
-        lost=row.lost,
+        lost=lost,
         bytes_in=row.bytes_in,
         bytes_out=row.bytes_out,
         retried=row.retried,

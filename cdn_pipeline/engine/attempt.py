@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 
 from cdn_pipeline.failures import FailureKind
-from cdn_pipeline.fetch.client import Download
+from cdn_pipeline.fetch.client import Download, NotModified
 from cdn_pipeline.media.decode import sniff
 from cdn_pipeline.queue.due import DueJob
 from cdn_pipeline.queue.outcomes import NewRendition, Outcome, StoredOriginal, Verdict
@@ -33,6 +33,24 @@ class Attempt:
         # original is of the picture before.
         is_stored = self.job.original_identity == self.job.identity
         self.stage = self.job.stage if is_stored else Stage.DOWNLOAD
+
+    def validators(self, url: str) -> dict[str, str | None]:
+        """What lets the host answer that its picture is still the one that we have, for `Downloader.download`.
+
+        Nothing unless that answer would end the job, and only for the URL that the stored original came from. Nothing
+        after a failure either: it may be that the store has lost the original.
+        """
+        job = self.job
+        is_its_source = (url, job.identity, job.ranks[0]) == (job.urls[0], job.original_identity, job.original_rank)
+        if not is_its_source or not job.up_to_date or job.force or job.last_failure is not None:
+            return {}
+        return {"etag": job.source_etag, "last_modified": job.source_last_modified}
+
+    def note(self, download: Download | NotModified) -> None:
+        """Notes what the host's answer cost."""
+        self.download_ms = download.milliseconds
+        if isinstance(download, Download):
+            self.bytes_in = len(download.data)
 
     def keep(self, original: StoredOriginal) -> None:
         """Notes that the original is in the store: it need not be downloaded twice."""

@@ -1,17 +1,21 @@
 """Discovery: source rows in, changed images and their jobs in the catalog."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
+from itertools import groupby
 
 import sqlalchemy as sa
 
 from cdn_pipeline.catalog.sessions import transaction
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.queue.intake import known_images, lock_images, record
+from cdn_pipeline.queue.presence import catalog_time, mark_removed, mark_sighted, unsighted_images
+from cdn_pipeline.queue.watermarks import advance_watermarks, read_watermarks
 from cdn_pipeline.sources.app_database import SourceBatch, read_references
+from cdn_pipeline.sources.changes import Watermark, marks_of_now, missing_rows, read_changed_references
 from cdn_pipeline.sources.discovery import Change, ImageKey, ImageReference, Sighting, compare
 
 MAX_SAMPLES = 20  # of problems, per shard: they go into Dagster's storage
@@ -19,12 +23,14 @@ MAX_SAMPLES = 20  # of problems, per shard: they go into Dagster's storage
 
 @dataclass(slots=True)
 class Discovered:
-    """What discovery found in one shard."""
+    """What discovery found in one shard, in the rows that it read."""
 
     shard: str
+    every_row: bool = True  # else only what has changed was read
     profiles: int = 0
     changes: Counter[Change] = field(default_factory=Counter)
     arrived_dead: int = 0  # their URL had expired before we saw it
+    removed: int = 0  # their source row was found missing, for the first time
     problems: Counter[str] = field(default_factory=Counter)
     samples: list[str] = field(default_factory=list)  # of problems, in words
 
@@ -35,26 +41,77 @@ class Discovered:
 
 
 def discover(
-    source: sa.Engine, catalog: sa.Engine, collection: Collection, shards: Sequence[str]
+    source: sa.Engine, catalog: sa.Engine, collection: Collection, shards: Sequence[str], *, changed_only: bool = False
 ) -> Iterator[Discovered]:
-    """Compares the source rows of a contiguous range of shards with the catalog; yields every shard when it is done.
+    """Compares source rows of a contiguous range of shards with the catalog; yields every shard when it is done.
 
-    One range scan, batch by batch; every batch is one transaction, so what is interrupted is simply found again.
+    All rows, and then images are noticed whose row is gone. With `changed_only` the rows that are new since the shard's
+    watermark; all rows of a shard that has none. A carousel's child is gone when its post is.
+
+    One pass in the order of shards, batch by batch; every batch is one transaction, so what is interrupted is simply
+    found again: a shard's watermark moves when the shard is done.
     """
-    found = {shard: Discovered(shard) for shard in shards}
-    done = 0
-    for batch in read_references(source, shards[0], shards[-1]):
-        now = datetime.now(UTC)
-        sightings = transaction(catalog, partial(_take_in, collection=collection, batch=batch, now=now))
-        _count(found, batch, sightings)
-        reached = max(batch.profiles)
-        while shards[done] < reached:
-            yield found.pop(shards[done])
-            done += 1
-    yield from (found[shard] for shard in shards[done:])
+    marks = marks_of_now(source)  # before anything is read: what changes meanwhile is for the next time
+    known = transaction(catalog, partial(read_watermarks, collection=collection)) if changed_only else {}
+    for is_known, adjacent in groupby(shards, key=known.__contains__):
+        part = list(adjacent)
+        scan = _Scan(source, catalog, collection, marks, every_row=not is_known)
+        if is_known:
+            batches = read_changed_references(source, {shard: known[shard] for shard in part})
+        else:
+            batches = read_references(source, part[0], part[-1])
+        yield from scan.run(part, batches)
 
 
-def _take_in(connection: sa.Connection, collection: Collection, batch: SourceBatch, now: datetime) -> list[Sighting]:
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """One pass over the source rows of adjacent shards."""
+
+    source: sa.Engine
+    catalog: sa.Engine
+    collection: Collection
+    marks: Mapping[str, Watermark]
+    every_row: bool
+
+    def run(self, shards: Sequence[str], batches: Iterable[SourceBatch]) -> Iterator[Discovered]:
+        began = transaction(self.catalog, catalog_time)
+        found = {shard: Discovered(shard, every_row=self.every_row) for shard in shards}
+        for batch in batches:
+            sightings = transaction(self.catalog, partial(_take_in, collection=self.collection, batch=batch))
+            keys = [sighting.reference.key for sighting in sightings]
+            transaction(self.catalog, partial(mark_sighted, keys=keys))
+            _count(found, batch, sightings)
+            reached = max(batch.profiles)
+            yield from self._finish([found.pop(shard) for shard in list(found) if shard < reached], began)
+        yield from self._finish(list(found.values()), began)
+
+    def _finish(self, done: Sequence[Discovered], began: datetime) -> Sequence[Discovered]:
+        """All shards that the scan is past, together: where there are few rows, one batch passes many."""
+        if not done:
+            return done
+        shards = [found.shard for found in done]
+        if self.every_row:
+            removed = self._notice_removed(shards, began)
+            for found in done:
+                found.removed = removed[found.shard]
+        marks = {shard: self.marks[shard] for shard in shards}
+        advance = partial(advance_watermarks, collection=self.collection, marks=marks, every_row=self.every_row)
+        transaction(self.catalog, advance)
+        return done
+
+    def _notice_removed(self, shards: Sequence[str], began: datetime) -> Counter[str]:
+        """Asks the source for the rows of images that were not sighted: most are posts that left the latest twelve."""
+        removed: Counter[str] = Counter()
+        with self.catalog.connect() as connection:
+            for images in unsighted_images(connection, self.collection, shards, began):
+                missing = missing_rows(self.source, set(images.values()))
+                gone = [asset_id for asset_id, row in images.items() if row in missing]
+                removed += transaction(self.catalog, partial(mark_removed, asset_ids=gone, since=began))
+        return removed
+
+
+def _take_in(connection: sa.Connection, collection: Collection, batch: SourceBatch) -> list[Sighting]:
+    now = catalog_time(connection)
     sightings = _compare_all(connection, _without_repeats(batch.references), now)
     moved = [sighting.reference for sighting in sightings if sighting.change in (Change.CHANGED, Change.RESIGNED)]
     lock_images(connection, [reference.key for reference in moved])

@@ -5,7 +5,7 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -15,8 +15,9 @@ from cdn_pipeline.collections import Collection
 from cdn_pipeline.engine.attempt import Attempt, milliseconds_since, original_of
 from cdn_pipeline.engine.pool import PoolBroken, PoolUnusable, TaskTimeout, WorkerDied, WorkerPool
 from cdn_pipeline.failures import FailureKind, ImageFailure, Remedy
-from cdn_pipeline.fetch.client import Download, Downloader
+from cdn_pipeline.fetch.client import Download, Downloader, NotModified
 from cdn_pipeline.fetch.hosts import HostRates
+from cdn_pipeline.media.recipes import Recipe
 from cdn_pipeline.media.transcode import Rendition, Transcoded, transcode
 from cdn_pipeline.queue.due import DueJob
 from cdn_pipeline.queue.outcomes import NewRendition, Outcome, StoredOriginal, Verdict
@@ -91,7 +92,9 @@ class ImageProcessor:
         return attempt.ends(decision.verdict, stage, decision.kind, failure.detail, decision.retry_in.total_seconds())
 
     async def _advance(self, attempt: Attempt) -> Outcome:
-        if attempt.stage not in self._stages:
+        # A picture that a rollout found changed is downloaded for the collection's own recipe.
+        rolls_out = attempt.job.recipe != self._collection.recipe
+        if attempt.stage not in self._stages or (rolls_out and attempt.stage is Stage.DOWNLOAD):
             return attempt.ends(Verdict.RELEASED, attempt.stage, detail="the picture changed: to be downloaded first")
         match attempt.stage:
             case Stage.DOWNLOAD:
@@ -111,6 +114,8 @@ class ImageProcessor:
         """Downloads and encodes; returns an outcome where that is the end of it."""
         job = attempt.job
         download, rank = await self._download(attempt)
+        if isinstance(download, NotModified):
+            return attempt.ends(Verdict.UNCHANGED, Stage.DOWNLOAD)
         original = original_of(download, job.identity, rank)
         up_to_date = job.up_to_date and not job.force
         have_better = job.original_identity == job.identity and rank < (job.original_rank or 0)
@@ -126,7 +131,7 @@ class ImageProcessor:
             await self._store_original(attempt, download.data, original)
         return attempt.ends(Verdict.ADVANCED, Stage.ENCODE)
 
-    async def _download(self, attempt: Attempt) -> tuple[Download, int]:
+    async def _download(self, attempt: Attempt) -> tuple[Download | NotModified, int]:
         """The first of the image's URLs that answers, best rank first, and its rank.
 
         A passing trouble is no reason to take a lesser picture, unless it has lasted for all the retries of a run.
@@ -139,14 +144,13 @@ class ImageProcessor:
         for url, rank in zip(attempt.job.urls, attempt.job.ranks, strict=True):
             await self._parts.hosts.turn(urlsplit(url).hostname or "")
             try:
-                download = await self._parts.downloader.download(url)
+                download = await self._parts.downloader.download(url, **attempt.validators(url))
             except ImageFailure as failure:
                 if patient and failure.kind.remedy is Remedy.TRANSIENT:
                     raise
                 failures.append(failure)
                 continue
-            attempt.download_ms = download.milliseconds
-            attempt.bytes_in = len(download.data)
+            attempt.note(download)
             return download, rank
         raise min(failures, key=lambda failure: _HOPE[failure.kind.remedy])
 
@@ -167,11 +171,13 @@ class ImageProcessor:
         if sha256 is None:
             raise ImageFailure(FailureKind.ORIGINAL_MISSING, "the catalog knows of none")
         data = await self._parts.originals.get(sha256)
-        await self._store_renditions(attempt, sha256, await self._transcode(data))
+        await self._store_renditions(attempt, sha256, await self._transcode(data, attempt.job.recipe))
 
     async def _encode_new(self, attempt: Attempt, data: bytes, original: StoredOriginal) -> None:
         """Transcodes and at the same time stores the original, then stores the renditions."""
-        transcoded = await _both(self._transcode(data), self._store_original(attempt, data, original))
+        transcoded = await _both(
+            self._transcode(data, attempt.job.recipe), self._store_original(attempt, data, original)
+        )
         attempt.keep(replace(original, width=transcoded.width, height=transcoded.height))
         await self._store_renditions(attempt, original.sha256, transcoded)
 
@@ -185,9 +191,9 @@ class ImageProcessor:
         attempt.upload_ms = milliseconds_since(started)
         attempt.bytes_out = sum(rendition.file_size for rendition in stored)
 
-    async def _transcode(self, data: bytes) -> Transcoded:
+    async def _transcode(self, data: bytes, recipe: Recipe) -> Transcoded:
         try:
-            return await self._parts.pool.run(transcode, data, self._collection.recipe)
+            return await self._parts.pool.run(transcode, data, recipe)
         except TaskTimeout as error:
             raise ImageFailure(FailureKind.TRANSCODE_TIMEOUT, str(error)) from error
         except WorkerDied as error:
@@ -198,16 +204,23 @@ class ImageProcessor:
     async def _store_rendition(
         self, job: DueJob, rendition: Rendition, original_sha256: str, transcoded: Transcoded
     ) -> NewRendition:
-        recipe = self._collection.recipe
+        """Puts and verifies: a CDN caches the 404 of a URL that is handed out too early, so no store is trusted."""
+        recipe = job.recipe
         key = rendition_key(
             self._collection.key_prefix, job.owner_id, job.media_id, rendition.size, rendition.sha256, recipe.format
         )
-        metadata = {
-            **self._metadata(job, original_sha256),
-            "recipe": f"{recipe.name}/{recipe.version}",
-            "size": rendition.size,
-        }
-        await self._put_rendition(job, key, rendition.data, metadata)
+        await self._parts.objects.put_verified(
+            key,
+            rendition.data,
+            content_type=recipe.content_type,
+            cache_control=CACHE_CONTROL,
+            metadata={
+                **self._metadata(job, original_sha256),
+                "recipe": f"{recipe.name}/{recipe.version}",
+                "size": rendition.size,
+            },
+            expect_present=path_of(key) in job.current_paths or job.retry_count > 0,
+        )
         return NewRendition(
             size_name=rendition.size,
             format=recipe.format,
@@ -221,25 +234,6 @@ class ImageProcessor:
             recipe_version=recipe.version,
             encoder=transcoded.encoder,
         )
-
-    async def _put_rendition(self, job: DueJob, key: str, data: bytes, metadata: Mapping[str, str]) -> None:
-        """Puts and verifies: a CDN caches the 404 of a URL that is handed out too early, so no store is trusted."""
-        objects = self._parts.objects
-        for _ in range(2):
-            written = await objects.put_new(
-                key,
-                data,
-                content_type=self._collection.recipe.content_type,
-                cache_control=CACHE_CONTROL,
-                metadata=metadata,
-                expect_present=path_of(key) in job.current_paths or job.retry_count > 0,
-            )
-            if await objects.stored(key, data):
-                return
-            if written:
-                break
-            await objects.delete(key)  # it is damaged, for the key has its hash, and would refuse every later put
-        raise ImageFailure(FailureKind.UPLOAD_FAILED, f"{key} is not in the store after it was put there")
 
     def _metadata(self, job: DueJob, original_sha256: str) -> dict[str, str]:
         """What an object says of itself, so that the catalog can be rebuilt from the stores alone."""

@@ -75,13 +75,15 @@ class Mirror:
     def __exit__(self, *_: object) -> None:
         self._resources.close()
 
-    def discover(self, shards: Sequence[str]) -> Iterator[Discovered]:
+    def discover(self, shards: Sequence[str], *, changed_only: bool = False) -> Iterator[Discovered]:
         """Compares the source rows of the shards with the catalog; yields every shard when it is done.
+
+        With `changed_only` no more rows are read than have changed since the last time.
 
         The worker pool starts meanwhile, so that it is ready when the first image has been downloaded.
         """
         self.pool.start()
-        return discover(self.source, self.catalog, self.collection, shards)
+        return discover(self.source, self.catalog, self.collection, shards, changed_only=changed_only)
 
     def stream(
         self, shards: Sequence[str], selection: Selection, *, limit: int | None = None

@@ -8,15 +8,14 @@ connect timeout, so that a refused connection, an unknown host and a slow one wo
 import asyncio
 import ssl
 import time
-import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
-from typing import Self
+from typing import Self, overload
 from urllib.parse import parse_qs, urljoin, urlsplit
 
 from aiohttp import (
@@ -33,17 +32,14 @@ from yarl import URL
 
 from cdn_pipeline.failures import FailureKind, ImageFailure
 from cdn_pipeline.fetch.addresses import AddressRefused, guarded_socket_factory
-from cdn_pipeline.media.decode import sniff
+from cdn_pipeline.fetch.body import printable, read_image
 from cdn_pipeline.settings import Network
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
 _FORBIDDEN = frozenset({401, 403})
-_HEAD_BYTES = 32  # as many as `sniff` wants to see
 _ANSWER_BYTES = 256  # Instagram's longest answer to a bad signature has 22
-_DETAIL_CHARACTERS = 80
 _LONGEST_RETRY_AFTER = 86_400.0  # seconds; the queue asks daily anyway
-_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
 try:
     _VERSION = version("cdn-pipeline")
@@ -71,6 +67,13 @@ class Download:
     etag: str | None
     last_modified: str | None
     final_url: str
+    milliseconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotModified:
+    """The host says that its picture is still the one of the given validators; `milliseconds` as in `Download`."""
+
     milliseconds: int
 
 
@@ -132,8 +135,21 @@ class Downloader:
     ) -> None:
         await self._session.close()
 
-    async def download(self, url: str) -> Download:
+    @overload
+    async def download(self, url: str) -> Download: ...
+
+    @overload
+    async def download(
+        self, url: str, *, etag: str | None = None, last_modified: str | None = None
+    ) -> Download | NotModified: ...
+
+    async def download(
+        self, url: str, *, etag: str | None = None, last_modified: str | None = None
+    ) -> Download | NotModified:
         """Downloads the image at `url`, which is sent byte for byte as given.
+
+        With the validators of an earlier download (`etag`, `last_modified`) the host is asked to send the image only if
+        it is another one by now. They are not for other hosts that the URL redirects to.
 
         Raises:
             ImageFailure: whatever went wrong; its kind says what, its detail never carries the URL.
@@ -141,35 +157,39 @@ class Downloader:
         async with self._places:
             try:
                 async with asyncio.timeout(self._limits.total_seconds):
-                    return await self._follow(url)
+                    return await self._follow(url, _validators(etag, last_modified))
             except TimeoutError as error:
                 detail = f"not complete after {self._limits.total_seconds:g} s"
                 raise ImageFailure(FailureKind.DOWNLOAD_TIMEOUT, detail) from error
 
-    async def _follow(self, url: str) -> Download:
+    async def _follow(self, url: str, validators: Mapping[str, str]) -> Download | NotModified:
         started = time.monotonic()
         for _ in range(1 + self._limits.max_redirects):
-            async with self._answer_to(url) as response:
+            async with self._answer_to(url, validators) as response:
                 if response.status in _REDIRECTS:
-                    url = _redirected(url, response)
+                    before, url = url, _redirected(url, response)
+                    if urlsplit(url).netloc != urlsplit(before).netloc:
+                        validators = {}
                     continue
+                if response.status == 304 and validators:
+                    return NotModified(_milliseconds_since(started))
                 await _require_ok(url, response)
                 return Download(
-                    data=await _read_image(response, self._limits.max_bytes),
+                    data=await read_image(response, self._limits.max_bytes),
                     status=response.status,
                     content_type=response.headers.get("Content-Type"),
                     etag=response.headers.get("ETag"),
                     last_modified=response.headers.get("Last-Modified"),
                     final_url=url,
-                    milliseconds=round(1000 * (time.monotonic() - started)),
+                    milliseconds=_milliseconds_since(started),
                 )
         raise ImageFailure(FailureKind.TOO_MANY_REDIRECTS, f"more than {self._limits.max_redirects}")
 
     @asynccontextmanager
-    async def _answer_to(self, url: str) -> AsyncIterator[ClientResponse]:
+    async def _answer_to(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[ClientResponse]:
         target = _dialable(url)
         try:
-            response = await self._session.get(target, allow_redirects=False)
+            response = await self._session.get(target, headers=headers, allow_redirects=False)
         except (ClientError, OSError, ValueError) as error:
             raise _failure_before_answer(target, error) from error
         async with response:
@@ -179,7 +199,17 @@ class Downloader:
                 detail = f"silent for {self._limits.read_seconds:g} s in the middle of the body"
                 raise ImageFailure(FailureKind.DOWNLOAD_TIMEOUT, detail) from error
             except (ClientError, OSError) as error:
-                raise ImageFailure(FailureKind.TRUNCATED_DOWNLOAD, _printable(str(error))) from error
+                raise ImageFailure(FailureKind.TRUNCATED_DOWNLOAD, printable(str(error))) from error
+
+
+def _validators(etag: str | None, last_modified: str | None) -> Mapping[str, str]:
+    """The headers that ask for the image only if it is another one."""
+    headers = {"If-None-Match": etag, "If-Modified-Since": last_modified}
+    return {name: value for name, value in headers.items() if value}
+
+
+def _milliseconds_since(started: float) -> int:
+    return round(1000 * (time.monotonic() - started))
 
 
 def _dialable(url: str) -> URL:
@@ -190,7 +220,7 @@ def _dialable(url: str) -> URL:
         target = URL(url, encoded=True)
         host, _ = target.raw_host, target.port
     except ValueError as error:
-        raise ImageFailure(FailureKind.BLOCKED_ADDRESS, f"malformed URL: {_printable(str(error))}") from error
+        raise ImageFailure(FailureKind.BLOCKED_ADDRESS, f"malformed URL: {printable(str(error))}") from error
     if target.scheme not in ("http", "https") or not host:
         raise ImageFailure(FailureKind.BLOCKED_ADDRESS, f"not http or https with a host: {target.scheme}")
     return target
@@ -202,15 +232,15 @@ def _failure_before_answer(target: URL, error: Exception) -> ImageFailure:
         case ClientConnectorError(os_error=AddressRefused(address=address, port=port)):
             return ImageFailure(FailureKind.BLOCKED_ADDRESS, f"{host} leads to {address} port {port}")
         case ClientConnectorError():  # also a ValueError where a certificate is wrong
-            return ImageFailure(FailureKind.CONNECTION_FAILED, _printable(str(error)))
+            return ImageFailure(FailureKind.CONNECTION_FAILED, printable(str(error)))
         case TimeoutError():  # its message would carry the URL
             return ImageFailure(FailureKind.DOWNLOAD_TIMEOUT, f"{host} did not answer in time")
         case ClientResponseError():
-            return ImageFailure(FailureKind.SOURCE_ERROR, f"{host} does not speak HTTP: {_printable(error.message)}")
+            return ImageFailure(FailureKind.SOURCE_ERROR, f"{host} does not speak HTTP: {printable(error.message)}")
         case ValueError():  # `http://2130706433/`, or a label of more than 63 characters
             return ImageFailure(FailureKind.BLOCKED_ADDRESS, f"malformed host: {host}")
         case _:
-            return ImageFailure(FailureKind.CONNECTION_FAILED, f"{host}: {_printable(str(error))}")
+            return ImageFailure(FailureKind.CONNECTION_FAILED, f"{host}: {printable(str(error))}")
 
 
 def _redirected(url: str, response: ClientResponse) -> str:
@@ -233,7 +263,7 @@ async def _require_ok(url: str, response: ClientResponse) -> None:
         return
     if status in _FORBIDDEN:
         answer = (await _read_head(response)).decode("latin-1")
-        raise ImageFailure(_forbidden(url, answer), f"HTTP {status}: {_printable(answer)}")
+        raise ImageFailure(_forbidden(url, answer), f"HTTP {status}: {printable(answer)}")
     if status in _GONE:
         raise ImageFailure(FailureKind.SOURCE_URL_404, f"HTTP {status}")
     kind = FailureKind.RATE_LIMITED if status == 429 else FailureKind.SOURCE_ERROR
@@ -281,75 +311,3 @@ def _seconds_until(retry_after: str) -> float | None:
     except ValueError:  # no date, or a number of thousands of digits
         return None
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
-
-
-async def _read_image(response: ClientResponse, max_bytes: int) -> bytes:
-    """Reads the body, and no further than it takes to see that it is no image or too large."""
-    if (response.content_length or 0) > max_bytes:
-        raise ImageFailure(FailureKind.IMAGE_TOO_LARGE, f"Content-Length {response.content_length}")
-    encoding = _ContentEncoding(response.headers.get("Content-Encoding", ""), max_bytes)
-    image = bytearray()
-    sniffed = False
-    async for chunk in response.content.iter_any():
-        image += encoding.decode(chunk)
-        if not sniffed and len(image) >= _HEAD_BYTES:
-            _require_image(image, response)
-            sniffed = True
-    encoding.require_complete()
-    if not image:
-        raise ImageFailure(FailureKind.TRUNCATED_DOWNLOAD, "empty body")
-    if not sniffed:
-        _require_image(image, response)
-    return bytes(image)
-
-
-def _require_image(start: bytearray, response: ClientResponse) -> None:
-    head = bytes(start[:_HEAD_BYTES])
-    if sniff(head) is None:
-        content_type = response.headers.get("Content-Type", "no content type")
-        raise ImageFailure(FailureKind.NOT_AN_IMAGE, _printable(f"{content_type}: {head.decode('latin-1')}"))
-
-
-class _ContentEncoding:
-    """Undoes a response's Content-Encoding, up to `max_bytes` on the wire and as many decoded.
-
-    gzip and deflate only, and only one of them: none was asked for, and each layer more multiplies a bomb by 1000.
-    """
-
-    def __init__(self, name: str, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._encoded_bytes = 0
-        self._decoded_bytes = 0
-        match name.strip().lower():
-            case "" | "identity":
-                self._inflater = None
-            case "gzip" | "x-gzip" | "deflate":
-                self._inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
-            case other:
-                raise ImageFailure(FailureKind.SOURCE_ERROR, f"Content-Encoding {_printable(other)}")
-
-    def decode(self, chunk: bytes) -> bytes:
-        """The next chunk, decoded."""
-        self._encoded_bytes += len(chunk)
-        data = self._inflate(chunk) if self._inflater else chunk
-        self._decoded_bytes += len(data)
-        if max(self._encoded_bytes, self._decoded_bytes) > self._max_bytes:
-            raise ImageFailure(FailureKind.IMAGE_TOO_LARGE, f"more than {self._max_bytes} bytes")
-        return data
-
-    def require_complete(self) -> None:
-        """Raises unless the encoded stream came to its end."""
-        if self._inflater and not self._inflater.eof:
-            raise ImageFailure(FailureKind.TRUNCATED_DOWNLOAD, "the compressed body ends early")
-
-    def _inflate(self, chunk: bytes) -> bytes:
-        assert self._inflater
-        try:
-            return self._inflater.decompress(chunk, self._max_bytes + 1 - self._decoded_bytes)
-        except zlib.error as error:
-            raise ImageFailure(FailureKind.SOURCE_ERROR, f"Content-Encoding: {error}") from error
-
-
-def _printable(text: str) -> str:
-    """The printable ASCII of what a host sent, short enough for a job's row."""
-    return "".join(character for character in text if " " <= character <= "~")[:_DETAIL_CHARACTERS]

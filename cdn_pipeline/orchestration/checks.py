@@ -1,4 +1,8 @@
-"""Asset checks: each names the property it proves. Numbers and thresholds come from `cdn_pipeline.observe`."""
+"""Checks that a run evaluates itself, each named by the property it proves, and when an asset counts as fresh.
+
+Checks of how things stand, whatever any run did, are in `standing_checks`. Numbers and thresholds come from
+`cdn_pipeline.observe`.
+"""
 
 from collections.abc import Sequence
 
@@ -12,6 +16,12 @@ shard_success_rate = "shard_success_rate"
 few_images_gone_or_expired = "few_images_gone_or_expired"
 
 published_objects_in_store = "published_objects_in_store"
+
+# Told of an asset as a whole: Dagster looks at the last materialization of any partition. That no single shard is left
+# behind is told by `every_shard_was_scanned_within_a_day`.
+renewed_every_night = dg.FreshnessPolicy.time_window(
+    fail_window=thresholds.UNRENEWED_ERROR, warn_window=thresholds.UNRENEWED_WARNING
+)
 
 OBJECTS_INSPECTED = 200  # HEADs per run: 0.00007 $ on R2
 

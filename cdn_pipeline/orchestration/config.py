@@ -3,6 +3,11 @@
 import dagster as dg
 from pydantic import Field
 
+# A run with this tag also tries again at once what waits for a later attempt, and asks sources whether their pictures
+# changed. No option below, because Dagster gives the configuration of a partitioned job to backfills and to the
+# launchpad only, not to `dagster job execute` and not to a schedule's range of shards.
+FRESHNESS_TAG = "freshness"
+
 
 class MirrorConfig(dg.Config):
     """Options of a run of the image assets. The defaults do what is due and nothing else."""
@@ -16,3 +21,13 @@ class MirrorConfig(dg.Config):
         default_factory=list, description="Only images of these owners (profile ids). Empty means all."
     )
     limit: int | None = Field(default=None, gt=0, description="Claim at most this many images in this run.")
+
+
+class DiscoverConfig(dg.Config):
+    """Options of discovery. The default reads every row of the run's shards."""
+
+    changed_only: bool = Field(
+        default=False,
+        description="Read only profiles that changed, or whose posts did, since their shard was last read. Rows that "
+        "are gone are not noticed.",
+    )

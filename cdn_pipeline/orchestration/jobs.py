@@ -4,9 +4,37 @@ import dagster as dg
 
 from cdn_pipeline.orchestration.assets.images import mirrored_images
 from cdn_pipeline.orchestration.assets.sources import source_images
+from cdn_pipeline.orchestration.assets.stats import processing_stats
+from cdn_pipeline.orchestration.config import FRESHNESS_TAG
+from cdn_pipeline.orchestration.standing_checks import standing_checks
+
+_standing_checks = dg.AssetSelection.checks(standing_checks)
+_image_assets = dg.AssetSelection.assets(source_images, mirrored_images) - _standing_checks
 
 publish_images_job = dg.define_asset_job(
     "publish_images",
-    selection=dg.AssetSelection.assets(source_images, mirrored_images),
+    selection=_image_assets,
     description="Discovers, downloads, transcodes and publishes what is due in one shard, or in a range of shards.",
+)
+
+nightly_freshness_job = dg.define_asset_job(
+    "nightly_freshness",
+    selection=_image_assets,
+    tags={FRESHNESS_TAG: "nightly", "lane": "bulk"},
+    description=(
+        "Reads every source row of a shard or of a range of shards, tries again what waits for a later attempt, asks "
+        "sources conditionally whether their pictures changed, and publishes what is due."
+    ),
+)
+
+hourly_stats_job = dg.define_asset_job(
+    "hourly_stats",
+    selection=dg.AssetSelection.assets(processing_stats),
+    description="Counts what the jobs of one hour did, or of each in a range of hours, and checks the stored figures.",
+)
+
+standing_checks_job = dg.define_asset_job(
+    "standing_checks",
+    selection=_standing_checks,
+    description="Judges how things stand, whatever any run did: images lost, deadlines, what is left waiting.",
 )

@@ -7,8 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from cdn_pipeline.collections import Collection
+from cdn_pipeline.collections import REENCODE_PRIORITY, Collection
 from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.media.recipes import Recipe
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, JobType, Stage
 from cdn_pipeline.sources.discovery import Change, ImageKey, KnownImage, Sighting
 from cdn_pipeline.sources.instagram import SourceUrl
@@ -17,10 +18,11 @@ IS_OPEN = f"status IN ('{JobStatus.QUEUED}', '{JobStatus.PROCESSING}')"
 
 
 def lock_images(connection: sa.Connection, keys: Sequence[ImageKey]) -> None:
-    """Keeps these images and their queued jobs as they are until the transaction ends.
+    """Keeps these images and their open jobs as they are until the transaction ends.
 
     For a second look at images that are about to be overwritten: two runs that compare at the same time would
-    otherwise write in any order, and the older URL could win. Jobs first, as everywhere else.
+    otherwise write in any order, and the older URL could win. Jobs first, in the order of their images, as everywhere
+    else.
     """
     if keys:
         for lock in (_LOCK_JOBS, _LOCK_IMAGES):
@@ -43,8 +45,8 @@ _WANTED = """jsonb_to_recordset(CAST(:keys AS jsonb)) AS k(source_type text, sou
     JOIN cdn_image_assets a USING (source_type, source_id, media_id)"""
 
 _LOCK_JOBS = sa.text(f"""
-    SELECT FROM {_WANTED} JOIN cdn_image_jobs j ON j.asset_id = a.id AND j.status = '{JobStatus.QUEUED}'
-    ORDER BY j.id FOR NO KEY UPDATE OF j
+    SELECT FROM {_WANTED} JOIN cdn_image_jobs j ON j.asset_id = a.id AND {IS_OPEN}
+    ORDER BY a.id FOR NO KEY UPDATE OF j
 """)
 
 _LOCK_IMAGES = sa.text(f"SELECT FROM {_WANTED} ORDER BY a.id FOR NO KEY UPDATE OF a")
@@ -108,14 +110,15 @@ def _insert_new(connection: sa.Connection, collection: Collection, sightings: Se
 def _update_moved(connection: sa.Connection, collection: Collection, sightings: Sequence[Sighting]) -> int:
     rows = json.dumps([_row(collection, sighting) for sighting in sightings])
     connection.execute(_MOVE_IMAGES, {"rows": rows})
-    connection.execute(_FOLLOW_OPEN_JOBS, {"rows": rows})
+    connection.execute(_FOLLOW_OPEN_JOBS, {"rows": rows, **job_defaults(collection)})
+    connection.execute(_HURRY_JOBS_IN_HAND, {"rows": rows})
     return connection.execute(_OPEN_JOBS, {"rows": rows, **job_defaults(collection)}).rowcount
 
 
-def job_defaults(collection: Collection) -> dict[str, Any]:
-    """What a new job says of its renditions."""
-    recipe = collection.recipe
-    return {"sizes": [max(size.width, size.height) for size in recipe.sizes], "format": recipe.format}
+def job_defaults(collection: Collection, recipe: Recipe | None = None) -> dict[str, Any]:
+    """What a new job says of its renditions: those of the collection's own recipe, or of another one."""
+    recipe = recipe or collection.recipe
+    return {"sizes": recipe.longest_sides, "format": recipe.format}
 
 
 def _row(collection: Collection, sighting: Sighting) -> dict[str, Any]:
@@ -166,15 +169,30 @@ _INSERT_NEW = sa.text(f"""
     FROM inserted JOIN o USING (source_type, source_id, media_id) WHERE alive
 """)
 
-# A queued job follows its image's URL; one in hand is put right when its outcome is written or its lease ends.
+# A queued job follows its image's URL; one in hand is put right when its outcome is written or its lease ends. A new
+# picture is not encoded from the stored original, so a job that was to do so becomes an ordinary one, which no paused
+# rollout holds up.
+_WAS_TO_ENCODE_AGAIN = f"(j.rollout IS NOT NULL OR j.priority = {REENCODE_PRIORITY})"
+
 _FOLLOW_OPEN_JOBS = sa.text(f"""
     UPDATE cdn_image_jobs AS j
     SET source_url = a.source_url, deadline = a.url_expires_at, updated_at = clock_timestamp(),
         stage = CASE WHEN changed THEN '{Stage.DOWNLOAD}' ELSE stage END,
+        rollout = CASE WHEN changed THEN NULL ELSE rollout END,
+        target_sizes = CASE WHEN changed THEN CAST(:sizes AS int[]) ELSE target_sizes END,
+        output_format = CASE WHEN changed THEN :format ELSE output_format END,
+        priority = CASE WHEN changed THEN least(j.priority, o.priority) ELSE j.priority END,
+        held_at = CASE WHEN changed AND {_WAS_TO_ENCODE_AGAIN} THEN NULL ELSE held_at END,
         retry_count = CASE WHEN changed THEN 0 ELSE retry_count END,
         next_attempt_at = CASE WHEN changed THEN clock_timestamp() ELSE next_attempt_at END
     FROM {_ROWS} JOIN cdn_image_assets a USING (source_type, source_id, media_id)
     WHERE j.asset_id = a.id AND j.status = '{JobStatus.QUEUED}'
+""")
+
+_HURRY_JOBS_IN_HAND = sa.text(f"""
+    UPDATE cdn_image_jobs AS j SET priority = o.priority, updated_at = clock_timestamp()
+    FROM {_ROWS} JOIN cdn_image_assets a USING (source_type, source_id, media_id)
+    WHERE j.asset_id = a.id AND j.status = '{JobStatus.PROCESSING}' AND changed AND j.priority > o.priority
 """)
 
 _MOVE_IMAGES = sa.text(f"""

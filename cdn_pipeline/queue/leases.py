@@ -14,6 +14,7 @@ from datetime import timedelta
 
 import sqlalchemy as sa
 
+from cdn_pipeline.collections import BACKFILL_PRIORITY
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, Stage
 
 LEASE = timedelta(seconds=60)
@@ -124,8 +125,18 @@ def release_dead_leases(connection: sa.Connection, shards: Sequence[str]) -> int
 
 # What a job in hand adds to its `busy` times. A clock that was set back must not end a range before it begins.
 BUSY_UNTIL_NOW = "tstzmultirange(tstzrange(started_at, greatest(started_at, clock_timestamp())))"
-_BUSY_UNTIL_LAST_RENEWAL = f"""tstzmultirange(tstzrange(
+BUSY_UNTIL_LAST_RENEWAL = f"""tstzmultirange(tstzrange(
     started_at, greatest(started_at, lease_until - make_interval(secs => {LEASE.total_seconds()}))))"""
+
+
+def back_to_download(condition: str) -> str:
+    """What a job becomes, as SQL assignments, if the condition sends it back to its source.
+
+    Then it is of the collection's own recipe, whatever it was to roll out, and must not wait among the re-encodings
+    until its URL is dead. (Discovery gives it the image's own priority, if it was discovery that found a new picture.)
+    """
+    return f"""rollout = CASE WHEN {condition} THEN NULL ELSE rollout END,
+               priority = CASE WHEN {condition} THEN least(priority, {BACKFILL_PRIORITY}) ELSE priority END"""
 
 
 def _release(which: str) -> sa.TextClause:
@@ -143,7 +154,8 @@ def _release(which: str) -> sa.TextClause:
         ), released AS (
             UPDATE cdn_image_jobs AS j
             SET status = '{JobStatus.QUEUED}', run_id = NULL, lease_until = NULL, stage = held.stage,
-                busy = busy + {_BUSY_UNTIL_LAST_RENEWAL},
+                {back_to_download(f"held.stage = '{Stage.DOWNLOAD}'")},
+                busy = busy + {BUSY_UNTIL_LAST_RENEWAL},
                 source_url = held.source_url, deadline = held.url_expires_at, updated_at = clock_timestamp()
             FROM held WHERE j.id = held.id
         )

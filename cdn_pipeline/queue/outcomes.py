@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cdn_pipeline.failures import FailureKind
-from cdn_pipeline.queue.leases import BUSY_UNTIL_NOW, Run
+from cdn_pipeline.queue.leases import BUSY_UNTIL_NOW, Run, back_to_download
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, Stage
 
 
@@ -101,6 +101,8 @@ def settle(connection: sa.Connection, run: Run, outcomes: Sequence[Outcome]) -> 
     current together, in the caller's transaction. If the image's identity changed while it was in hand, the picture is
     published all the same (an older picture beats none) and the job stays open for the new identity; likewise for a
     better rank, and for a fresh URL when the outcome would have been to wait for one.
+
+    A rollout that fails is no failure of the image: it was completed before, so it is completed again.
     """
     if not outcomes:
         return set()
@@ -157,14 +159,21 @@ _ROWS = """jsonb_to_recordset(CAST(:rows AS jsonb)) AS o(
     original_size int, original_format text, original_width int, original_height int, content_type text, etag text,
     last_modified text)"""
 
+# A rollout is opened for completed images only, and whatever else would change the picture waits for its end: what the
+# collection's own recipe made is still current. The original tells the next look whether another attempt is worth it.
+_ROLLOUT_FAILED = f"(j.rollout IS NOT NULL AND job_status = '{JobStatus.FAILED}')"
+
 # While an image was in hand, discovery may have moved it: the job's URL is the one it was claimed with. The job then
 # goes back to the start instead of ending, if there is something new to fetch: another picture, a better rank of the
 # same one, or the fresh URL that a refused image would wait for.
 _MOVED = "j.source_url <> a.source_url"
 _NEW_PICTURE = "a.identity <> o.identity"
 _BETTER_PICTURE = f"""{_MOVED} AND a.rank > coalesce(o.original_rank, a.original_rank)
-    AND verdict IN ('{Verdict.PUBLISHED}', '{Verdict.UNCHANGED}', '{Verdict.ADVANCED}')"""
-_FRESH_URL = f"{_MOVED} AND verdict = '{Verdict.WAITING}'"
+    AND (job_status = '{JobStatus.COMPLETED}' OR {_ROLLOUT_FAILED}
+         OR job_status = '{JobStatus.QUEUED}' AND o.stage <> '{Stage.DOWNLOAD}')"""
+_FRESH_URL = f"{_MOVED} AND verdict = '{Verdict.WAITING}' AND j.rollout IS NULL"
+
+_GOES_BACK = f"(superseded OR job_status = '{JobStatus.QUEUED}' AND o.stage = '{Stage.DOWNLOAD}')"
 
 # Also kept when a passing failure follows a 404: the picture is gone if the fresh URL gives 404 as well, however many
 # attempts that takes. (A new picture's failure was cleared when it was discovered.)
@@ -176,7 +185,8 @@ _KEEPS_FAILURE = f"""new_picture OR verdict = '{Verdict.RELEASED}'
 _SETTLE = sa.text(f"""
     WITH held AS (
         SELECT o.*, a.source_url, a.url_expires_at, {_NEW_PICTURE} AS new_picture,
-               coalesce({_NEW_PICTURE} OR {_BETTER_PICTURE} OR {_FRESH_URL}, false) AS superseded
+               coalesce({_NEW_PICTURE} OR {_BETTER_PICTURE} OR {_FRESH_URL}, false) AS superseded,
+               {_ROLLOUT_FAILED} AS rollout_failed, a.original_sha256 AS known_original
         FROM {_ROWS}
         JOIN cdn_image_jobs j ON j.id = o.job_id AND j.status = '{JobStatus.PROCESSING}' AND j.run_id = :run_id
         JOIN cdn_image_assets a ON a.id = o.asset_id
@@ -185,6 +195,7 @@ _SETTLE = sa.text(f"""
         UPDATE cdn_image_jobs AS j
         SET status = CASE WHEN superseded THEN '{JobStatus.QUEUED}' ELSE job_status END,
             stage = CASE WHEN superseded THEN '{Stage.DOWNLOAD}' ELSE o.stage END,
+            {back_to_download(_GOES_BACK)},
             source_url = CASE WHEN superseded OR job_status = '{JobStatus.QUEUED}' THEN o.source_url
                               ELSE j.source_url END,
             deadline = o.url_expires_at,
@@ -194,6 +205,9 @@ _SETTLE = sa.text(f"""
             completed_at = CASE WHEN NOT superseded AND job_status <> '{JobStatus.QUEUED}' THEN clock_timestamp() END,
             failure_kind = CASE WHEN verdict = '{Verdict.RELEASED}' THEN failure_kind ELSE failure END,
             error_message = CASE WHEN verdict = '{Verdict.RELEASED}' THEN error_message ELSE detail END,
+            error_details = CASE WHEN rollout_failed AND NOT superseded
+                                 THEN jsonb_build_object('original', known_original)
+                                 ELSE error_details END,
             download_ms = coalesce(o.download_ms, j.download_ms),
             transcode_ms = coalesce(o.transcode_ms, j.transcode_ms), upload_ms = coalesce(o.upload_ms, j.upload_ms),
             bytes_in = coalesce(o.bytes_in, j.bytes_in), bytes_out = coalesce(o.bytes_out, j.bytes_out),
@@ -204,14 +218,17 @@ _SETTLE = sa.text(f"""
         FROM held AS o WHERE j.id = o.job_id
     ), images AS (
         UPDATE cdn_image_assets AS a
-        SET processing_status = CASE WHEN superseded THEN '{ImageStatus.PENDING}' ELSE image_status END,
+        SET processing_status = CASE WHEN superseded THEN '{ImageStatus.PENDING}'
+                                     WHEN rollout_failed THEN '{ImageStatus.COMPLETED}' ELSE image_status END,
             processing_completed_at = CASE WHEN image_status = '{ImageStatus.COMPLETED}' THEN clock_timestamp()
                                            ELSE processing_completed_at END,
-            processing_attempts = CASE WHEN image_status = '{ImageStatus.COMPLETED}' THEN 0
+            processing_attempts = CASE WHEN rollout_failed OR image_status = '{ImageStatus.COMPLETED}' THEN 0
                                        WHEN verdict = '{Verdict.RELEASED}' THEN greatest(processing_attempts - 1, 0)
                                        ELSE processing_attempts END,
-            failure_kind = CASE WHEN {_KEEPS_FAILURE} THEN a.failure_kind ELSE failure END,
-            processing_error = CASE WHEN {_KEEPS_FAILURE} THEN processing_error ELSE detail END,
+            failure_kind = CASE WHEN {_KEEPS_FAILURE} THEN a.failure_kind
+                                WHEN rollout_failed THEN NULL ELSE failure END,
+            processing_error = CASE WHEN {_KEEPS_FAILURE} THEN processing_error
+                                    WHEN rollout_failed THEN NULL ELSE detail END,
             needs_update = needs_update AND (superseded OR image_status <> '{ImageStatus.COMPLETED}'),
             original_sha256 = coalesce(o.original_sha256, a.original_sha256),
             original_identity = coalesce(o.original_identity, a.original_identity),
@@ -283,13 +300,16 @@ _STORE_RENDITIONS = sa.text("""
         state = CASE cdn_image_renditions.state WHEN 'current' THEN 'current' ELSE 'stored' END
 """)
 
-# What was made last stands as 'stored'; per size it takes the place of what is current.
+# What was made last stands as 'stored'; per size and format it takes the place of what is current. What other recipes
+# made of an earlier original goes with it: a browser that prefers their format would show the old picture.
 _SUPERSEDE = sa.text("""
     UPDATE cdn_image_renditions AS old SET state = 'superseded', superseded_at = clock_timestamp()
-    WHERE asset_id = ANY(:asset_ids) AND state = 'current' AND EXISTS (
-        SELECT FROM cdn_image_renditions AS new
-        WHERE new.asset_id = old.asset_id AND new.size_name = old.size_name AND new.format = old.format
-          AND new.state = 'stored')
+    FROM cdn_image_assets a
+    WHERE asset_id = ANY(:asset_ids) AND a.id = asset_id AND state = 'current' AND (
+        old.original_sha256 <> a.original_sha256 OR EXISTS (
+            SELECT FROM cdn_image_renditions AS new
+            WHERE new.asset_id = old.asset_id AND new.size_name = old.size_name AND new.format = old.format
+              AND new.state = 'stored'))
 """)
 
 _MAKE_CURRENT = sa.text("""

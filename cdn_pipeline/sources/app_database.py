@@ -8,6 +8,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -33,6 +34,11 @@ _FIRST_PROFILE = sa.text("""
     WHERE id >= :after AND id <= :last ORDER BY id LIMIT :batch
 """)
 
+_THESE_PROFILES = sa.text("""
+    SELECT id, profile_pic_url, profile_pic_url_hd, updated_at FROM profiles
+    WHERE id = ANY(CAST(:profile_ids AS uuid[])) ORDER BY id
+""")
+
 _POST = "id, profile_id, media_id, display_url, thumbnail_src, sidecar_children, taken_at, updated_at"
 
 # Two branches, because an index on (profile_id, taken_at) read backwards gives NULLs first: with NULLS LAST in one
@@ -48,6 +54,8 @@ _LATEST_POSTS = sa.text(f"""
         ) AS dated_first ORDER BY taken_at DESC NULLS LAST, id LIMIT :posts
     ) AS latest
 """)
+
+_IN_UTC = sa.text("SET LOCAL TIME ZONE 'UTC'")
 
 
 def shard_of(profile_id: uuid.UUID) -> str:
@@ -79,14 +87,17 @@ class SourceSchemaError(Exception):
     """The application database lacks a table or column of the contract; the message says which and what to do."""
 
 
-def read_references(engine: sa.Engine, first_shard: str, last_shard: str) -> Iterator[SourceBatch]:
-    """Yields the references of a contiguous range of shards, batch by batch, in the order of shards.
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction in the application database, with UTC as its time zone: times without a zone are meant so.
 
     Raises:
         SourceSchemaError: there is no such table or column.
     """
     try:
-        yield from _read(engine, first_shard, last_shard)
+        with engine.connect() as connection:
+            connection.execute(_IN_UTC)
+            yield connection
     except sa.exc.ProgrammingError as error:
         reason = str(error.orig).partition("\n")[0]
         raise SourceSchemaError(
@@ -96,27 +107,40 @@ def read_references(engine: sa.Engine, first_shard: str, last_shard: str) -> Ite
         ) from error
 
 
-def _read(engine: sa.Engine, first_shard: str, last_shard: str) -> Iterator[SourceBatch]:
+def read_references(engine: sa.Engine, first_shard: str, last_shard: str) -> Iterator[SourceBatch]:
+    """Yields the references of a contiguous range of shards, batch by batch, in the order of shards.
+
+    Raises:
+        SourceSchemaError: there is no such table or column.
+    """
     after, last = shard_bounds(first_shard, last_shard)
     query = _FIRST_PROFILE
     while True:
-        with engine.connect() as connection:
+        with reading(engine) as connection:
             parameters = {"after": after, "last": last, "batch": PROFILES_PER_BATCH}
             profiles = connection.execute(query, parameters).mappings().all()
             if not profiles:
                 return
-            posts = connection.execute(
-                _LATEST_POSTS, {"profile_ids": [row["id"] for row in profiles], "posts": LATEST_POSTS}
-            ).mappings()
-            batch = _to_batch(profiles, posts)
+            batch = _with_posts(connection, profiles)
         yield batch  # with no transaction left open in the application's database meanwhile
         after, query = profiles[-1]["id"], _PROFILES
 
 
-def _to_batch(profiles: Sequence[Any], posts: Any) -> SourceBatch:
+def read_profiles(engine: sa.Engine, profile_ids: Sequence[uuid.UUID]) -> SourceBatch:
+    """The references of these profiles, each read whole; those that are no longer there are left out.
+
+    Raises:
+        SourceSchemaError: there is no such table or column.
+    """
+    with reading(engine) as connection:
+        profiles = connection.execute(_THESE_PROFILES, {"profile_ids": list(profile_ids)}).mappings().all()
+        return _with_posts(connection, profiles)
+
+
+def _with_posts(connection: sa.Connection, profiles: Sequence[Any]) -> SourceBatch:
     batch = SourceBatch()
     by_profile: dict[uuid.UUID, list[Any]] = {row["id"]: [] for row in profiles}
-    for post in posts:
+    for post in connection.execute(_LATEST_POSTS, {"profile_ids": list(by_profile), "posts": LATEST_POSTS}).mappings():
         by_profile[post["profile_id"]].append(post)
     for profile in profiles:
         _Reader(batch, profile["id"]).read(profile, by_profile[profile["id"]])

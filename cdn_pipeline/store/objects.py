@@ -1,13 +1,11 @@
 """The object store: write-once puts that can be verified, on R2 (or any S3) and on a local folder alike."""
 
 import hashlib
-import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -30,7 +28,7 @@ _RETRY: "RetryConfig" = {
     # 0.25 + 0.5 + 1 + 2 s: R2 answers 429 to a second write of one key within a second
     "backoff": {"init_backoff": timedelta(milliseconds=250), "max_backoff": timedelta(seconds=2), "base": 2},
 }
-_MANIFESTS = ".meta"
+MANIFESTS = ".meta"  # what a folder store keeps beside its objects; no listing shows it
 _METADATA_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # they travel as header names, which come back in lower case
 _METADATA_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")  # printable ASCII; HTTP strips blanks at the ends
 _RESERVED_NAMES = frozenset({"content-type", "cache-control"})
@@ -91,7 +89,9 @@ class ObjectStore:
         """
         parts = urlsplit(url)
         if parts.scheme == "file" and not parts.netloc and parts.path:
-            return _FolderStore(Path(url2pathname(parts.path)), url)
+            from cdn_pipeline.store.folder import FolderStore  # which is an ObjectStore
+
+            return FolderStore(Path(url2pathname(parts.path)), url)
         if parts.scheme != "s3" or not parts.netloc:
             raise ValueError(f"an object store is file:///folder or s3://bucket[/prefix], not {url!r}")
         if (access_key_id is None) != (secret_access_key is None):
@@ -125,7 +125,7 @@ class ObjectStore:
         Raises:
             ValueError: the metadata does not fit into headers.
         """
-        attributes = _attributes(content_type, cache_control, metadata or {})
+        attributes = attributes_of(content_type, cache_control, metadata or {})
         if expect_present and await self.head(key) is not None:
             return False
         with self._translated("put", key):
@@ -136,6 +136,39 @@ class ObjectStore:
             except FileNotFoundError as error:  # a put has nothing to find but its bucket
                 raise self._unavailable("put", key, error) from error
         return True
+
+    async def put_verified(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str,
+        cache_control: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        expect_present: bool = False,
+    ) -> None:
+        """Makes sure that the object is in the store, whole; putting it again changes nothing.
+
+        For keys that name the hash of their object: whatever else lies there is damaged, and is replaced. Arguments as
+        for `put_new`; the metadata is that of the first put.
+
+        Raises:
+            ValueError: the metadata does not fit into headers.
+            StoreUnavailable: also when the store says that it stored the object, and did not.
+        """
+        for _ in range(2):
+            await self.put_new(
+                key,
+                data,
+                content_type=content_type,
+                cache_control=cache_control,
+                metadata=metadata,
+                expect_present=expect_present,
+            )
+            if await self.stored(key, data):
+                return
+            await self.delete(key)  # it would refuse every later put
+        raise StoreUnavailable(f"{self.url} does not keep {key} as it was put: check the store")
 
     async def head(self, key: str) -> ObjectHead | None:
         """What the store says about an object, or None if there is none."""
@@ -193,7 +226,7 @@ class ObjectStore:
         with self._translated("list", prefix):
             async for chunk in self._store.list(prefix or None, chunk_size=1000):
                 for meta in chunk:
-                    if not meta["path"].startswith(f"{_MANIFESTS}/"):
+                    if not meta["path"].startswith(f"{MANIFESTS}/"):
                         yield meta["path"]
 
     async def check(self) -> None:
@@ -286,7 +319,12 @@ def _credentials(access_key_id: str | None, secret_access_key: str | None) -> "S
     return lambda: credential
 
 
-def _attributes(content_type: str, cache_control: str | None, metadata: Mapping[str, str]) -> "Attributes":
+def attributes_of(content_type: str, cache_control: str | None, metadata: Mapping[str, str]) -> "Attributes":
+    """Headers and metadata of an object as the store takes them.
+
+    Raises:
+        ValueError: the metadata does not fit into headers.
+    """
     for name, value in metadata.items():
         if not _METADATA_NAME.fullmatch(name) or name in _RESERVED_NAMES:
             raise ValueError(f"not a metadata name ({_METADATA_NAME.pattern}): {name!r}")
@@ -297,60 +335,3 @@ def _attributes(content_type: str, cache_control: str | None, metadata: Mapping[
         raise ValueError(f"metadata has at most {_MAX_METADATA_BYTES} bytes, not {size}")
     headers = {"Content-Type": content_type} | ({"Cache-Control": cache_control} if cache_control else {})
     return headers | dict(metadata)
-
-
-class _FolderStore(ObjectStore):
-    """A store in a folder. What S3 keeps as headers and metadata lies in `.meta/<key>.json`, written before the object.
-
-    `LocalStore` writes to `<key>#<n>`, then links (an object: the link fails if the key is taken) or renames (a
-    manifest), so no reader sees half a file; a killed writer leaves the temporary file, which `delete` removes.
-    """
-
-    def __init__(self, folder: Path, url: str) -> None:
-        try:
-            super().__init__(LocalStore(folder, mkdir=True), url)
-        except (BaseError, OSError) as error:
-            raise StoreUnavailable(f"cannot create {folder}: choose a folder that is writable. {error}") from error
-        self._folder = folder
-
-    async def _create(self, key: str, data: bytes, attributes: "Attributes") -> None:
-        if await self.head(key) is not None:  # the manifest of the object that is there stays as it is
-            raise AlreadyExistsError(key)
-        await self._store.put_async(_manifest(key), json.dumps(attributes).encode())
-        await self._store.put_async(key, data, mode="create")
-
-    async def _described(self, key: str, attributes: "Attributes") -> "Attributes":
-        try:
-            result = await self._store.get_async(_manifest(key))
-        except FileNotFoundError:  # somebody else put the object there
-            return {}
-        try:
-            described: dict[str, str] = json.loads((await result.bytes_async()).to_bytes())
-        except ValueError:  # a power failure can leave it empty: nothing here waits for the disk
-            return {}
-        return described
-
-    async def stored(self, key: str, data: bytes) -> bool:
-        """Reads it back: a folder's ETag says nothing about the bytes, so a HEAD would only come before the reading."""
-        try:
-            return await self.get(key) == data
-        except ObjectMissing:
-            return False
-
-    async def _remove(self, key: str) -> None:
-        for path in (key, _manifest(key)):
-            with suppress(FileNotFoundError):
-                await self._store.delete_async(path)
-            _remove_temporary_files(self._folder / path)
-
-    def _advice(self, reason: str) -> str:
-        return "check that this folder is writable and its disk not full"
-
-
-def _manifest(key: str) -> str:
-    return f"{_MANIFESTS}/{key}.json"
-
-
-def _remove_temporary_files(file: Path) -> None:
-    for temporary in file.parent.glob(f"{escape(file.name)}#*"):
-        temporary.unlink(missing_ok=True)

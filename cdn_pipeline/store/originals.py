@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 
 from cdn_pipeline.store.keys import original_key
-from cdn_pipeline.store.objects import ObjectMissing, ObjectStore, StoreUnavailable
+from cdn_pipeline.store.objects import ObjectMissing, ObjectStore
 
 
 class OriginalStore:
@@ -26,13 +26,7 @@ class OriginalStore:
         """
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ValueError(f"these {len(data)} bytes do not have the SHA-256 {sha256}")
-        key = original_key(sha256)
-        for _ in range(2):
-            await self._objects.put_new(key, data, content_type=content_type, metadata=metadata)
-            if await self._objects.stored(key, data):
-                return
-            await self._objects.delete(key)  # a damaged object would refuse every later put
-        raise StoreUnavailable(f"{self._objects.url} does not keep {key} as it was put: check the store")
+        await self._objects.put_verified(original_key(sha256), data, content_type=content_type, metadata=metadata)
 
     async def get(self, sha256: str) -> bytes:
         """The original, verified.

@@ -147,6 +147,18 @@ def test_signing_again_keeps_every_picture_and_lets_every_url_live_longer(engine
     assert all(row["updated_at"] == later for rows in _rows(engine) for row in rows)
 
 
+def test_one_profile_is_fetched_again_without_the_others(engine: Engine) -> None:
+    first, *_ = _populate(engine, profiles=2, posts=2, nasty_rows=False).profile_ids
+    later = NOW + timedelta(days=3)
+    app_database.resign_profile(engine, SIGNER, first, now=later)
+    profiles, posts = _rows(engine)
+    assert {row["id"] == first: row["updated_at"] for row in profiles} == {True: later, False: NOW}
+    assert {row["profile_id"] == first: row["updated_at"] for row in posts} == {True: later, False: NOW}
+    assert all(
+        (_expiry(row["display_url"]) > later + timedelta(days=4)) == (row["profile_id"] == first) for row in posts
+    )
+
+
 def test_signing_again_copes_with_nasty_rows(engine: Engine) -> None:
     _populate(engine, profiles=6)
     app_database.resign_all(engine, SIGNER, now=NOW + timedelta(days=5))
@@ -175,6 +187,14 @@ def test_profiles_and_posts_can_be_added_and_posts_deleted(engine: Engine) -> No
     assert newest["id"] == post_id
     app_database.delete_post(engine, post_id)
     assert post_id not in _by_id(_rows(engine)[1])
+
+
+def test_a_post_may_arrive_with_urls_that_are_about_to_die(engine: Engine) -> None:
+    profile_id, *_ = _populate(engine, profiles=1, posts=0, nasty_rows=False).profile_ids
+    app_database.add_post(engine, SIGNER, profile_id, now=NOW, signed_at=NOW - timedelta(days=3, hours=12))
+    [post] = _rows(engine)[1]
+    assert (post["taken_at"], post["updated_at"]) == (NOW, NOW)
+    assert timedelta(hours=12) <= _expiry(post["display_url"]) - NOW <= timedelta(hours=32)
 
 
 def test_every_url_of_a_small_world_is_served_until_five_days_have_passed(small_world: SmallWorld) -> None:

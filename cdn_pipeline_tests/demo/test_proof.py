@@ -2,13 +2,21 @@
 
 import hashlib
 from collections.abc import Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
+import sqlalchemy as sa
 
-from cdn_pipeline.demo.proof import PublishedUrl, verify_published_urls_serve, verify_source_urls_are_dead
+from cdn_pipeline.demo.proof import (
+    PublishedUrl,
+    catalog_state,
+    verify_published_urls_serve,
+    verify_source_urls_are_dead,
+)
 from cdn_pipeline.store.objects import CACHE_CONTROL
+from cdn_pipeline_tests.queue.catalogs import publish, reference, see, source_url
 
 BODY = b"a rendition"
 HASH = hashlib.sha256(BODY).hexdigest()
@@ -72,3 +80,16 @@ def test_a_source_url_that_still_lives_is_told(server: str) -> None:
     verified = verify_source_urls_are_dead([f"{server}/dead", f"{server}/good"])
     assert (verified.good, verified.asked) == (1, 2)
     assert "still answers 200" in verified.complaints[0]
+
+
+def test_the_state_counts_published_waiting_and_lost_images(catalog: sa.Engine) -> None:
+    with catalog.begin() as connection:
+        see(connection, reference(image="1"))
+        publish(connection)
+        see(connection, reference(image="2"), reference(source_url(lives=timedelta(hours=-9)), image="arrived dead"))
+    state = catalog_state(catalog)
+    assert (state.images, state.published, state.waiting, state.lost) == (3, 1, 2, 0)
+
+    with catalog.begin() as connection:
+        connection.execute(sa.text("UPDATE cdn_image_assets SET url_expires_at = now() - interval '1 h'"))
+    assert catalog_state(catalog).lost == 1

@@ -1,6 +1,6 @@
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,8 +15,10 @@ from cdn_pipeline.engine import discover as discover_module
 from cdn_pipeline.engine.discover import Discovered, discover
 from cdn_pipeline.queue.intake import known_images
 from cdn_pipeline.queue.outcomes import settle
+from cdn_pipeline.queue.watermarks import read_watermarks
 from cdn_pipeline.sources import app_database
 from cdn_pipeline.sources.app_database import shard_of
+from cdn_pipeline.sources.changes import Watermark
 from cdn_pipeline.sources.discovery import Change
 from cdn_pipeline_tests.queue.catalogs import RUN, open_jobs, published, session, take
 
@@ -43,8 +45,10 @@ def populate(source: sa.Engine) -> Populate:
     return populate
 
 
-def found(source: sa.Engine, catalog: sa.Engine, shards: Any = SHARDS) -> dict[str, Discovered]:
-    return {each.shard: each for each in discover(source, catalog, INSTAGRAM, shards)}
+def found(
+    source: sa.Engine, catalog: sa.Engine, shards: Sequence[str] = SHARDS, *, changed_only: bool = False
+) -> dict[str, Discovered]:
+    return {each.shard: each for each in discover(source, catalog, INSTAGRAM, shards, changed_only=changed_only)}
 
 
 def changes(discovered: dict[str, Discovered]) -> dict[Change, int]:
@@ -233,3 +237,189 @@ def test_samples_of_problems_are_few_in_every_shard(source: sa.Engine, catalog: 
     for shard in ("00", "3c"):
         assert discovered[shard].problems == {"no_url": 30}
         assert len(discovered[shard].samples) == discover_module.MAX_SAMPLES
+
+
+# -- what is gone --
+
+
+def column(catalog: sa.Engine, name: str, source_id: uuid.UUID) -> list[Any]:
+    """Of all images of a profile or post."""
+    with session(catalog) as connection:
+        found = sa.text(f"SELECT {name} FROM cdn_image_assets WHERE source_id = :id ORDER BY source_type, media_id")
+        return list(connection.scalars(found, {"id": str(source_id)}))
+
+
+def removed(discovered: dict[str, Discovered]) -> int:
+    return sum(each.removed for each in discovered.values())
+
+
+def test_a_scan_of_everything_checks_every_image_that_the_source_shows(
+    source: sa.Engine, catalog: sa.Engine, populate: Populate
+) -> None:
+    populate()
+    found(source, catalog)
+    with session(catalog) as connection:
+        connection.execute(sa.text("UPDATE cdn_image_assets SET last_checked = now() - interval '1 day'"))
+        began = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+    found(source, catalog)
+    with session(catalog) as connection:
+        assert connection.execute(sa.text("SELECT min(last_checked) FROM cdn_image_assets")).scalar_one() > began
+
+
+def test_an_image_whose_row_is_gone_is_noticed_once_and_what_is_published_stays(
+    source: sa.Engine, catalog: sa.Engine, populate: Populate
+) -> None:
+    population = populate(profiles=2)
+    found(source, catalog)
+    mirror_all(catalog)
+    post_id = population.post_ids[0]
+    images = len(column(catalog, "id", post_id))
+    demo.delete_post(source, post_id)
+
+    discovered = found(source, catalog)
+    assert removed(discovered) == images >= 1
+    assert discovered[shard_of(population.profile_ids[0])].removed == images
+    (noticed, *_) = column(catalog, "removed_at", post_id)
+    assert noticed
+    assert column(catalog, "processing_status", post_id) == ["completed"] * images
+
+    assert removed(found(source, catalog)) == 0
+    assert set(column(catalog, "removed_at", post_id)) == {noticed}
+
+
+def test_an_image_whose_row_comes_back_is_no_longer_gone(
+    source: sa.Engine, catalog: sa.Engine, populate: Populate
+) -> None:
+    population = populate(profiles=1, posts_per_profile=0)
+    found(source, catalog)
+    with source.begin() as connection:
+        (row,) = connection.execute(sa.select(demo.profiles_table)).mappings().all()
+        connection.execute(demo.profiles_table.delete())
+    assert removed(found(source, catalog)) == 1
+    with source.begin() as connection:
+        connection.execute(demo.profiles_table.insert(), {**row, "updated_at": datetime.now(UTC)})
+    discovered = found(source, catalog, changed_only=True)
+    assert changes(discovered) == {Change.UNCHANGED: 1}
+    assert column(catalog, "removed_at", population.profile_ids[0]) == [None]
+
+
+def test_a_post_that_left_the_latest_twelve_and_a_row_without_a_url_are_not_gone(
+    source: sa.Engine, catalog: sa.Engine, populate: Populate
+) -> None:
+    population = populate(profiles=1, posts_per_profile=12)
+    found(source, catalog)
+    demo.add_post(source, SIGNER, population.profile_ids[0])
+    with source.begin() as connection:
+        connection.execute(demo.profiles_table.update().values(profile_pic_url=None, profile_pic_url_hd=None))
+    assert removed(found(source, catalog)) == 0
+    assert set(column(catalog, "removed_at", population.post_ids[-1])) == {None}
+    assert column(catalog, "removed_at", population.profile_ids[0]) == [None]
+
+
+def test_images_of_other_shards_are_not_gone(source: sa.Engine, catalog: sa.Engine, populate: Populate) -> None:
+    population = populate(profiles=10)
+    images = changes(found(source, catalog))[Change.NEW]
+    with source.begin() as connection:
+        connection.execute(demo.posts_table.delete())
+        connection.execute(demo.profiles_table.delete())
+    gone = removed(found(source, catalog, [shard_of(population.profile_ids[0])]))
+    assert 0 < gone < images
+    assert removed(found(source, catalog)) == images - gone
+
+
+# -- what has changed --
+
+
+def watermarks(catalog: sa.Engine) -> dict[str, Watermark]:
+    with session(catalog) as connection:
+        return read_watermarks(connection, INSTAGRAM)
+
+
+def state(catalog: sa.Engine) -> list[tuple[Any, ...]]:
+    """What the catalog says of images and their open jobs, but for ids and times of our own clock."""
+    with session(catalog) as connection:
+        rows = connection.execute(
+            sa.text("""
+                SELECT a.source_type, a.source_id, a.media_id, a.shard, a.source_url, a.fallback_urls::text, a.identity,
+                       a.rank, a.url_expires_at, a.observed_at, a.needs_update, a.removed_at, j.job_type, j.priority,
+                       j.deadline, j.status
+                FROM cdn_image_assets a LEFT JOIN cdn_image_jobs j ON j.asset_id = a.id AND j.status = 'queued'
+                ORDER BY 1, 2, 3""")
+        )
+        return [tuple(row) for row in rows]
+
+
+def test_a_shard_has_a_watermark_once_it_is_done_and_not_before(
+    source: sa.Engine, catalog: sa.Engine, populate: Populate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_database, "PROFILES_PER_BATCH", 2)
+    populate(profiles=10)
+    with source.connect() as connection:
+        before = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+    discovery = discover(source, catalog, INSTAGRAM, SHARDS)
+    assert watermarks(catalog) == {}
+    first_with_profiles = next(report for report in discovery if report.profiles)
+    done = watermarks(catalog)
+    assert first_with_profiles.shard in done
+    assert set(done) == set(SHARDS[: len(done)]) < set(SHARDS)
+    list(discovery)
+    assert set(watermarks(catalog)) == set(SHARDS)
+    assert min(mark.scanned_at for mark in watermarks(catalog).values()) > before
+
+
+def test_shards_that_were_never_read_are_read_whole(source: sa.Engine, catalog: sa.Engine, populate: Populate) -> None:
+    population = populate(profiles=20)
+    half = SHARDS[:32]
+    found(source, catalog, half)
+    discovered = found(source, catalog, changed_only=True)
+    assert list(discovered) == list(SHARDS)
+    assert [shard for shard in SHARDS if discovered[shard].every_row] == list(SHARDS[32:])
+    everybody = Counter(shard_of(each) for each in population.profile_ids)
+    assert sum(each.profiles for each in discovered.values()) == sum(everybody[shard] for shard in SHARDS[32:])
+
+
+def test_nothing_is_read_where_nothing_changed(source: sa.Engine, catalog: sa.Engine, populate: Populate) -> None:
+    populate()
+    found(source, catalog)
+    discovered = found(source, catalog, changed_only=True)
+    assert sum(each.profiles for each in discovered.values()) == 0
+    assert not any(each.every_row for each in discovered.values())
+
+
+def test_reading_what_changed_finds_the_same_as_reading_everything(
+    source: sa.Engine, catalog: sa.Engine, populate: Populate
+) -> None:
+    population = populate(profiles=10)
+    found(source, catalog)
+    mirror_all(catalog)
+    demo.replace_avatar(source, SIGNER, population.profile_ids[0])
+    demo.add_post(source, SIGNER, population.profile_ids[1])
+    demo.add_profile(source, SIGNER, seed=1, posts=2)
+    with source.begin() as connection:
+        again = demo.posts_table.update().where(demo.posts_table.c.id == population.post_ids[-1])
+        connection.execute(again.values(display_url=None, updated_at=datetime.now(UTC)))
+
+    discovered = found(source, catalog, changed_only=True)
+    assert sum(each.profiles for each in discovered.values()) == 4
+    changed = state(catalog)
+    assert changes(discovered)[Change.NEW] >= 1 + 1 + 2
+    everything = found(source, catalog)
+    assert state(catalog) == changed
+    assert set(changes(everything)) <= {Change.UNCHANGED, Change.OUTDATED}
+
+
+def test_interrupted_changes_are_found_again(
+    source: sa.Engine, catalog: sa.Engine, populate: Populate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    populate()
+    found(source, catalog)
+    profile_id = demo.add_profile(source, SIGNER, seed=1, posts=0)
+    before = watermarks(catalog)
+    monkeypatch.setattr(discover_module, "advance_watermarks", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        found(source, catalog, changed_only=True)
+    assert watermarks(catalog) == before
+    monkeypatch.undo()
+    discovered = found(source, catalog, changed_only=True)
+    assert discovered[shard_of(profile_id)].profiles == 1
+    assert all(mark.scanned_at > before[shard].scanned_at for shard, mark in watermarks(catalog).items())

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cdn_pipeline.failures import FailureKind, ImageFailure, Remedy
-from cdn_pipeline.fetch.client import Download, Downloader, DownloadLimits
+from cdn_pipeline.fetch.client import Download, Downloader, DownloadLimits, NotModified
 from cdn_pipeline.settings import Network
 from cdn_pipeline_tests.fetch.origins import PHOTOGRAPH, Answer, Origin, always, by_path, origin, response
 
@@ -358,6 +358,81 @@ def test_retry_after_is_understood_as_seconds_or_date(
     else:
         assert wait is not None
         assert low <= wait <= high
+
+
+# Conditional requests
+
+LAST_MODIFIED = "Fri, 21 Nov 2025 12:00:00 GMT"
+NOT_MODIFIED = response(304, b"", headers={"ETag": '"4711"'})
+
+
+def ask(
+    answer: Answer, target: str = "/a.jpg", *, etag: str | None = None, last_modified: str | None = None
+) -> tuple[Download | NotModified, Origin]:
+    async def scenario() -> tuple[Download | NotModified, Origin]:
+        async with origin(answer) as log, Downloader(allowed_networks=LOOPBACK, limits=QUICK) as downloader:
+            return await downloader.download(log.base + target, etag=etag, last_modified=last_modified), log
+
+    return asyncio.run(scenario())
+
+
+def conditions(request: bytes) -> dict[str, str]:
+    """The conditional headers of a request, as sent."""
+    lines = (line.partition(": ") for line in request.decode().split("\r\n"))
+    return {name: value for name, _, value in lines if name.startswith("If-")}
+
+
+def test_a_picture_that_is_still_the_same_is_not_downloaded() -> None:
+    answer, log = ask(always(NOT_MODIFIED), etag='"4711"', last_modified=LAST_MODIFIED)
+    assert isinstance(answer, NotModified)
+    assert answer.milliseconds >= 0
+    assert conditions(log.requests[0]) == {"If-None-Match": '"4711"', "If-Modified-Since": LAST_MODIFIED}
+
+
+@pytest.mark.parametrize(
+    ("etag", "last_modified", "sent"),
+    [
+        ('W/"47 11"', None, {"If-None-Match": 'W/"47 11"'}),
+        (None, LAST_MODIFIED, {"If-Modified-Since": LAST_MODIFIED}),
+        ("", "", {}),
+        (None, None, {}),
+    ],
+)
+def test_a_picture_is_asked_for_by_what_is_known_of_it(
+    etag: str | None, last_modified: str | None, sent: dict[str, str]
+) -> None:
+    answer, log = ask(always(response()), etag=etag, last_modified=last_modified)
+    assert isinstance(answer, Download)
+    assert answer.data == PHOTOGRAPH
+    assert conditions(log.requests[0]) == sent
+
+
+def test_a_304_that_nobody_asked_for_is_an_error_of_the_source() -> None:
+    with pytest.raises(ImageFailure) as failed:
+        ask(always(NOT_MODIFIED), etag=None, last_modified="")
+    assert failed.value.kind is FailureKind.SOURCE_ERROR
+
+
+def test_a_redirect_on_the_same_host_takes_the_conditions_along() -> None:
+    answer, log = ask(by_path({"/a.jpg": _redirect("/b.jpg"), "/b.jpg": NOT_MODIFIED}), etag='"4711"')
+    assert isinstance(answer, NotModified)
+    assert [conditions(request) for request in log.requests] == [{"If-None-Match": '"4711"'}] * 2
+
+
+def test_a_redirect_to_another_host_leaves_the_conditions_behind_for_good() -> None:
+    async def scenario() -> tuple[ImageFailure, list[Origin]]:
+        hops: dict[str, bytes] = {"/back.jpg": NOT_MODIFIED}
+        async with origin(by_path(hops)) as first, Downloader(allowed_networks=LOOPBACK) as downloader:
+            async with origin(always(_redirect(f"{first.base}/back.jpg"))) as second:
+                hops["/a.jpg"] = _redirect(f"{second.base}/b.jpg")
+                with pytest.raises(ImageFailure) as failed:
+                    await downloader.download(f"{first.base}/a.jpg", etag='"4711"')
+            return failed.value, [first, second]
+
+    failed, (first, second) = asyncio.run(scenario())
+    assert failed.kind is FailureKind.SOURCE_ERROR
+    assert [conditions(request) for request in first.requests] == [{"If-None-Match": '"4711"'}, {}]
+    assert conditions(second.requests[0]) == {}
 
 
 # Broken, slow and hostile bodies

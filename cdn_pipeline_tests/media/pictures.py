@@ -1,5 +1,6 @@
 """Pictures for the media tests: made with Pillow, some with an ICC profile made here."""
 
+import math
 import struct
 from collections.abc import Mapping
 from io import BytesIO
@@ -29,6 +30,14 @@ def difference(one: Image.Image, other: Image.Image) -> float:
     assert (one.mode, one.size) == (other.mode, other.size)
     bands = ImageStat.Stat(ImageChops.difference(one, other)).mean
     return sum(bands) / len(bands)
+
+
+def decibels(one: Image.Image, other: Image.Image) -> float:
+    """PSNR over all bands; infinite if nothing differs."""
+    assert (one.mode, one.size) == (other.mode, other.size)
+    found = ImageStat.Stat(ImageChops.difference(one, other))
+    error = sum(found.sum2) / sum(found.count)
+    return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 def rgb_profile(colorants: tuple[tuple[float, float, float], ...], gamma: float) -> bytes:

@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import pickle
+import re
 import subprocess
 import sys
 from io import BytesIO
@@ -9,13 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
+from cdn_pipeline.demo.photographs import make_photograph
 from cdn_pipeline.failures import FailureKind, ImageFailure
-from cdn_pipeline.media.decode import DECODABLE, ImageFormat
-from cdn_pipeline.media.recipes import WEBP_THUMBNAILS, Recipe, Size
+from cdn_pipeline.media.decode import DECODABLE, ImageFormat, decode
+from cdn_pipeline.media.recipes import AVIF_THUMBNAILS, WEBP_THUMBNAILS, Recipe, Size
 from cdn_pipeline.media.transcode import Rendition, fit_inside, transcode
-from cdn_pipeline_tests.media.pictures import ADOBE_RGB, difference, encoded, rgb_profile, scene
+from cdn_pipeline_tests.media.pictures import ADOBE_RGB, decibels, difference, encoded, rgb_profile, scene
 
 SIDES = st.integers(1, 3000)
 
@@ -151,6 +153,69 @@ class TestBytes:
         recipe = Recipe("other", 1, (Size("full", 10, 10),), format="tiff", quality=85, effort=6)
         with pytest.raises(ValueError, match="tiff"):
             transcode(encoded(scene(20, 10), "PNG"), recipe)
+
+
+class TestAvif:
+    def test_it_has_the_sizes_that_webp_has(self) -> None:
+        data = encoded(scene(1080, 1350), "JPEG", quality=95)
+        webp, avif = renditions_of(data), renditions_of(data, AVIF_THUMBNAILS)
+        for size in ("256", "512"):
+            assert (avif[size].width, avif[size].height) == (webp[size].width, webp[size].height)
+            assert picture_of(avif[size]).size == (avif[size].width, avif[size].height)
+            assert picture_of(avif[size]).format == "AVIF"
+
+    @pytest.mark.parametrize("size", ["256", "512"])
+    def test_it_is_as_good_as_webp_and_smaller(self, size: str) -> None:
+        original = make_photograph(7, width=1080, height=1080, quality=85)
+        decoded = decode(original, longest_side=512)
+        pixels = decoded.image.resize((int(size), int(size)), Image.Resampling.LANCZOS, decoded.box)
+        webp, avif = renditions_of(original)[size], renditions_of(original, AVIF_THUMBNAILS)[size]
+        assert decibels(picture_of(avif).convert("RGB"), pixels) > 35
+        assert decibels(picture_of(avif).convert("RGB"), pixels) > decibels(picture_of(webp).convert("RGB"), pixels) - 1
+        assert len(avif.data) < len(webp.data)
+
+    def test_nothing_but_pixels_is_kept(self) -> None:
+        exif = Image.Exif()
+        exif[0x010E] = "where I live"
+        exif[0x0112] = 6
+        metadata: dict[str, Any] = {"exif": exif, "icc_profile": rgb_profile(ADOBE_RGB, 2.2), "xmp": b"<x:xmpmeta/>"}
+        for rendition in renditions_of(encoded(scene(600, 400), "JPEG", **metadata), AVIF_THUMBNAILS).values():
+            assert not {"exif", "icc_profile", "xmp"} & picture_of(rendition).info.keys()
+            assert not any(box in rendition.data for box in (b"Exif", b"xmpmeta", b"prof", b"rICC", b"irot"))
+
+    def test_transparency_survives_and_lends_no_colour_to_the_edge(self) -> None:
+        image = Image.new("RGBA", (1000, 1000), (0, 0, 0, 0))
+        image.paste((255, 255, 255, 255), (333, 333, 777, 777))
+        rendition = picture_of(renditions_of(encoded(image, "PNG"), AVIF_THUMBNAILS)["256"])
+        assert rendition.mode == "RGBA"
+        alpha = rendition.getchannel("A")
+        assert (alpha.getpixel((0, 0)), alpha.getpixel((128, 128))) == (0, 255)
+        visible = alpha.point(lambda level: 255 * (level > 16))
+        for band in "RGB":
+            darkest = min(level for level, count in enumerate(rendition.getchannel(band).histogram(visible)) if count)
+            assert darkest > 240
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (3, 5)])
+    def test_a_sliver_is_encoded_too(self, size: tuple[int, int]) -> None:
+        for rendition in renditions_of(encoded(scene(*size), "PNG"), AVIF_THUMBNAILS).values():
+            assert picture_of(rendition).size == (rendition.width, rendition.height)
+
+    def test_the_same_bytes_give_the_same_renditions_on_any_number_of_cores(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = encoded(scene(700, 500), "JPEG")
+        alone = transcode(data, AVIF_THUMBNAILS)
+        monkeypatch.setattr(AvifImagePlugin, "DEFAULT_MAX_THREADS", 4)
+        assert transcode(data, AVIF_THUMBNAILS).renditions == alone.renditions
+
+    def test_the_encoder_is_recorded(self) -> None:
+        transcoded = transcode(encoded(scene(30, 30), "PNG"), AVIF_THUMBNAILS)
+        assert re.fullmatch(r"pillow [\d.]+ libavif [\d.]+ aom \S+", transcoded.encoder)
+
+    def test_effort_is_the_encoders_speed(self) -> None:
+        data = encoded(scene(300, 300), "PNG")
+        expected = encoded(scene(300, 300), "AVIF", quality=67, speed=6, max_threads=1)
+        assert renditions_of(data, AVIF_THUMBNAILS)["512"].data == expected
 
 
 class TestWorkers:

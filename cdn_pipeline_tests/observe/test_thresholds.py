@@ -1,7 +1,23 @@
+from datetime import timedelta
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cdn_pipeline.observe.thresholds import Judgement, judge_not_in_rate, judge_objects, judge_success_rate
+from cdn_pipeline.observe.thresholds import (
+    Judgement,
+    judge_deadlines,
+    judge_failed_shards,
+    judge_health,
+    judge_lost,
+    judge_not_in_rate,
+    judge_objects,
+    judge_oldest_due,
+    judge_processing_time,
+    judge_queue_depth,
+    judge_scans,
+    judge_stats,
+    judge_success_rate,
+)
 
 COUNTS = st.integers(0, 10_000)
 
@@ -29,6 +45,28 @@ def test_the_success_rate_warns_below_95_and_fails_below_90_percent_of_20_images
 
 
 @given(COUNTS, COUNTS)
+@example(95, 5)
+@example(80, 20)
+@example(15, 4)
+def test_the_whole_is_degraded_below_95_and_unhealthy_below_80_percent(completed: int, failed: int) -> None:
+    judged = completed + failed
+    if judged < 20 or completed * 100 >= judged * 95:
+        expected = "ok"
+    elif completed * 100 >= judged * 80:
+        expected = "warning"
+    else:
+        expected = "error"
+    assert verdict(judge_health(completed, failed)) == expected
+
+
+@given(COUNTS)
+@example(1000)
+@example(2000)
+def test_more_than_1000_urgent_jobs_are_a_warning_and_more_than_2000_an_error(depth: int) -> None:
+    assert verdict(judge_queue_depth(depth)) == ("error" if depth > 2000 else "warning" if depth > 1000 else "ok")
+
+
+@given(COUNTS, COUNTS)
 @example(4, 16)  # exactly 20 %
 @example(5, 15)
 @example(19, 0)
@@ -53,3 +91,44 @@ def test_words_say_the_numbers_and_the_threshold_that_was_missed() -> None:
     )
     assert judge_not_in_rate(0, 0).words == "no image was claimed"
     assert judge_objects(200, 1).words == "199 of 200 inspected objects are in the store"
+
+
+@given(st.integers(0, 10_000), COUNTS)
+@example(2000, 20)
+@example(2001, 20)
+@example(2001, 19)
+def test_jobs_that_take_more_than_two_seconds_on_average_are_a_warning(mean_ms: int, completed: int) -> None:
+    expected = "warning" if completed >= 20 and mean_ms > 2000 else "ok"
+    assert verdict(judge_processing_time(mean_ms, completed)) == expected
+
+
+def test_stored_hours_that_differ_are_an_error_that_names_them() -> None:
+    assert judge_stats(3, []).passed
+    judgement = judge_stats(3, ["2026-01-31-14:00", "2026-01-31-16:00"])
+    assert verdict(judgement) == "error"
+    assert judgement.words == (
+        "2 of 3 stored hours differ from their jobs; backfill 2026-01-31-14:00, 2026-01-31-16:00"
+    )
+
+
+@given(COUNTS)
+@example(0)
+@example(1)
+def test_one_lost_image_is_an_error_and_one_at_risk_or_one_shard_left_behind_a_warning(count: int) -> None:
+    assert verdict(judge_lost(count)) == ("error" if count else "ok")
+    for judgement in (judge_deadlines(count, ""), judge_failed_shards(count), judge_scans(True, count)):
+        assert verdict(judgement) == ("warning" if count else "ok")
+
+
+def test_a_source_that_was_never_read_has_no_stale_shards() -> None:
+    assert verdict(judge_scans(False, 64)) == "ok"
+
+
+@given(st.timedeltas(timedelta(), timedelta(days=9)))
+@example(timedelta(hours=1))
+@example(timedelta(hours=6))
+def test_a_job_due_for_an_hour_is_a_warning_and_for_six_an_error(age: timedelta) -> None:
+    expected = "error" if age > timedelta(hours=6) else "warning" if age > timedelta(hours=1) else "ok"
+    assert verdict(judge_oldest_due(age)) == expected
+    assert verdict(judge_oldest_due(None)) == "ok"
+    assert judge_oldest_due(timedelta(minutes=70)).words == "an urgent job has been due for 70 min, more than 60 min"

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cdn_pipeline.collections import INSTAGRAM, SHARDS
+from cdn_pipeline.media.recipes import Recipe
 from cdn_pipeline.queue.due import DueJob, Selection, claim
 from cdn_pipeline.queue.intake import known_images, record
 from cdn_pipeline.queue.leases import Run
@@ -67,19 +68,23 @@ def take_one(connection: sa.Connection, run: Run = RUN, selection: Selection = E
 
 
 def rendition(
-    size: str = "256", content: str = "x", *, original: str = "A", version: int | None = None
+    size: str = "256",
+    content: str = "x",
+    *,
+    original: str = "A",
+    version: int | None = None,
+    recipe: Recipe = INSTAGRAM.recipe,
 ) -> NewRendition:
     """A stored rendition whose path follows from its content."""
     content_hash = hashlib.sha256(f"{size} {content}".encode()).hexdigest()
-    recipe = INSTAGRAM.recipe
     return NewRendition(
         size_name=size,
-        format="webp",
+        format=recipe.format,
         width=int(size),
         height=int(size),
         file_size=len(content),
         content_hash=content_hash,
-        path=f"/th/ig/owner/avatar/{size}/{content_hash[:16]}.webp",
+        path=f"/th/ig/owner/avatar/{size}/{content_hash[:16]}.{recipe.format}",
         original_sha256=original,
         recipe=recipe.name,
         recipe_version=recipe.version if version is None else version,
@@ -87,8 +92,8 @@ def rendition(
     )
 
 
-def both_sizes(content: str = "x", *, original: str = "A", version: int | None = None) -> tuple[NewRendition, ...]:
-    return tuple(rendition(size, content, original=original, version=version) for size in ("256", "512"))
+def both_sizes(content: str = "x", **more: Any) -> tuple[NewRendition, ...]:
+    return tuple(rendition(size, content, **more) for size in ("256", "512"))
 
 
 def original_of(job: DueJob, sha256: str = "A") -> StoredOriginal:
@@ -110,6 +115,12 @@ def published(job: DueJob, content: str = "x", sha256: str = "A") -> Outcome:
         renditions=both_sizes(content, original=sha256),
         total_ms=100,
     )
+
+
+def rolled_out(job: DueJob, content: str = "x", sha256: str = "A") -> Outcome:
+    """The outcome of a rollout's job, which begins with the stored original."""
+    renditions = both_sizes(content, original=sha256, recipe=job.recipe)
+    return outcome(job, Verdict.PUBLISHED, Stage.PUBLISH, renditions=renditions)
 
 
 def advanced(job: DueJob, content: str = "x", sha256: str = "A") -> Outcome:
@@ -154,8 +165,14 @@ def visible(connection: sa.Connection) -> tuple[str | None, str | None]:
     return row["cdn_path_256"], row["cdn_path_512"]
 
 
-def paths(content: str) -> tuple[str, ...]:
-    return tuple(each.path for each in both_sizes(content))
+def visible_avif(connection: sa.Connection) -> tuple[str | None, str | None]:
+    """The same in AVIF."""
+    row = only(connection, "cdn_image_urls")
+    return row["cdn_path_256_avif"], row["cdn_path_512_avif"]
+
+
+def paths(content: str, recipe: Recipe = INSTAGRAM.recipe) -> tuple[str, ...]:
+    return tuple(each.path for each in both_sizes(content, recipe=recipe))
 
 
 def due_now(connection: sa.Connection) -> None:

@@ -283,8 +283,6 @@ CLAIM_PARAMETERS: Mapping[str, Any] = {
     "run_id": "run",
     "worker_id": "here",
     "lease": LEASE,
-    "recipe": "webp",
-    "recipe_version": 1,
 }
 
 

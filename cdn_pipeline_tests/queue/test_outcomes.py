@@ -251,7 +251,9 @@ def test_a_picture_that_was_overtaken_in_hand_is_published_all_the_same(catalog:
         assert len(jobs(connection)) == 1
 
 
-@pytest.mark.parametrize("verdict", [Verdict.PUBLISHED, Verdict.UNCHANGED, Verdict.ADVANCED])
+@pytest.mark.parametrize(
+    "verdict", [Verdict.PUBLISHED, Verdict.UNCHANGED, Verdict.ADVANCED, Verdict.RETRYING, Verdict.RELEASED]
+)
 def test_a_better_rank_discovered_in_hand_is_fetched_afterwards(catalog: sa.Engine, verdict: Verdict) -> None:
     with session(catalog) as connection:
         see(connection, reference(source_url("small", rank=150), age=timedelta(hours=1)))

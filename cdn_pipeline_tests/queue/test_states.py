@@ -5,9 +5,10 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from cdn_pipeline.collections import INSTAGRAM
+from cdn_pipeline.collections import BACKFILL_PRIORITY, INSTAGRAM
 from cdn_pipeline.failures import FailureKind, Remedy
 from cdn_pipeline.queue.due import DueJob
+from cdn_pipeline.queue.holds import hold_queue, restore_queue
 from cdn_pipeline.queue.leases import Run, release_dead_leases
 from cdn_pipeline.queue.outcomes import EFFECTS, Outcome, Verdict, settle
 from cdn_pipeline.queue.reopen import open_jobs_again
@@ -27,11 +28,13 @@ from cdn_pipeline_tests.queue.catalogs import (
     published,
     reference,
     refuse_illegal_transitions,
+    rolled_out,
     see,
     session,
     source_url,
     take,
 )
+from cdn_pipeline_tests.queue.test_rollout_jobs import roll_out
 
 RUNS = [Run(f"run-{number}", "here") for number in range(3)]
 
@@ -80,7 +83,7 @@ def test_whatever_happens_in_whatever_order_only_legal_edges_are_written(catalog
 
 
 def _something(connection: sa.Connection, chance: random.Random, step: int) -> None:
-    match chance.randrange(8):
+    match chance.randrange(9):
         case 0 | 1 | 2:
             _see(connection, chance, step, image=str(chance.randrange(4)))
         case 3 | 4 | 5:
@@ -100,6 +103,10 @@ def _something(connection: sa.Connection, chance: random.Random, step: int) -> N
             open_jobs_again(
                 connection, INSTAGRAM, ["00"], from_originals=from_originals, force=True, owner_ids=None, limit=None
             )
+        case 8:
+            roll_out(connection, paused=chance.random() < 0.2)
+            hold_or_restore = hold_queue if chance.random() < 0.3 else restore_queue
+            hold_or_restore(connection, INSTAGRAM)
 
 
 def _see(connection: sa.Connection, chance: random.Random, step: int, image: str) -> None:
@@ -112,10 +119,12 @@ def _some_outcome(job: DueJob, chance: random.Random) -> Outcome:
     verdict = chance.choice(list(Verdict))
     kinds = [kind for kind in FailureKind if (kind.remedy is Remedy.PERMANENT) == (verdict is Verdict.FAILED)]
     match verdict:
+        case Verdict.PUBLISHED | Verdict.ADVANCED if job.recipe != INSTAGRAM.recipe:
+            return replace(rolled_out(job, job.identity, job.original_sha256 or ""), verdict=verdict)
         case Verdict.PUBLISHED | Verdict.ADVANCED:
-            return replace(published(job, job.identity), verdict=verdict)
+            return replace(published(job, job.identity, job.identity), verdict=verdict)
         case Verdict.UNCHANGED:
-            return outcome(job, verdict, original=original_of(job))
+            return outcome(job, verdict, original=original_of(job, job.identity))
         case _:
             return outcome(job, verdict, job.stage, failure=chance.choice(kinds))
 
@@ -142,6 +151,16 @@ def _incoherent(connection: sa.Connection) -> list[str]:
         "a job has a lease exactly while it is in hand": """
             SELECT id FROM cdn_image_jobs WHERE (status = 'processing') <> (lease_until IS NOT NULL)
                                              OR status = 'processing' AND run_id IS NULL""",
+        "a job that downloads is of the collection's own recipe and not behind re-encodings": f"""
+            SELECT id FROM cdn_image_jobs
+            WHERE status IN ('queued', 'processing') AND stage = 'download'
+              AND (rollout IS NOT NULL OR priority > {BACKFILL_PRIORITY})""",
+        "a rollout is of an image that was completed before": """
+            SELECT a.id FROM cdn_image_assets a JOIN cdn_image_jobs j ON j.asset_id = a.id
+            WHERE j.rollout IS NOT NULL AND a.processing_completed_at IS NULL""",
+        "what is visible beside each other shows one picture": """
+            SELECT asset_id FROM cdn_image_renditions WHERE state = 'current'
+            GROUP BY asset_id HAVING count(DISTINCT original_sha256) > 1""",
         "an image that waits without a job knows why": """
             SELECT a.id FROM cdn_image_assets a
             WHERE processing_status = 'pending' AND failure_kind IS NULL AND NOT EXISTS (

@@ -130,6 +130,40 @@ async def test_an_expected_object_is_looked_for_before_it_is_put(object_store: O
     assert not await put_expected()
 
 
+async def put_verified(store: ObjectStore, **more: bool) -> None:
+    await store.put_verified(
+        KEY, DATA, content_type="image/webp", cache_control=CACHE_CONTROL, metadata=METADATA, **more
+    )
+
+
+@only_write_once
+async def test_a_verified_put_is_there_with_all_that_describes_it(object_store: ObjectStore) -> None:
+    await asyncio.gather(*(put_verified(object_store) for _ in range(3)))
+    await put_verified(object_store, expect_present=True)
+    head = await object_store.head(KEY)
+    assert head is not None
+    assert (head.content_type, head.cache_control, head.metadata) == ("image/webp", CACHE_CONTROL, METADATA)
+    assert await object_store.get(KEY) == DATA
+
+
+@only_write_once
+@pytest.mark.parametrize("expect_present", [False, True])
+async def test_a_verified_put_replaces_a_damaged_object(object_store: ObjectStore, expect_present: bool) -> None:
+    await put(object_store, data=DATA[:-1])
+    await put_verified(object_store, expect_present=expect_present)
+    assert await object_store.get(KEY) == DATA
+
+
+async def test_a_store_that_only_says_that_it_stored_is_not_believed() -> None:
+    async def lie(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(status=404 if request.method == "HEAD" else 200, headers={"ETag": '"0"'})
+
+    async with serving(lie) as endpoint_url:
+        with pytest.raises(StoreUnavailable, match="does not keep"):
+            await put_verified(store_at(endpoint_url))
+
+
 async def test_other_bytes_under_the_key_are_not_what_was_stored(object_store: ObjectStore) -> None:
     await put(object_store)
     assert not await object_store.stored(KEY, DATA[:-1])

@@ -13,10 +13,11 @@ from cdn_pipeline.orchestration.checks import (
     few_images_gone_or_expired,
     mirror_check_specs,
     published_objects_in_store,
+    renewed_every_night,
     shard_success_rate,
     success_rate,
 )
-from cdn_pipeline.orchestration.config import MirrorConfig
+from cdn_pipeline.orchestration.config import FRESHNESS_TAG, MirrorConfig
 from cdn_pipeline.orchestration.partitions import image_shards, run_shards, shard_backfill_policy
 from cdn_pipeline.orchestration.reporting import (
     Metadata,
@@ -32,6 +33,8 @@ from cdn_pipeline.orchestration.reporting import (
 from cdn_pipeline.orchestration.resources import MirrorResource
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from cdn_pipeline.engine.mirror import Mirror
     from cdn_pipeline.engine.stream import ShardReport
     from cdn_pipeline.engine.tally import Tally
@@ -54,6 +57,7 @@ def _spec(
         kinds=kinds,
         owners=["team:images"],
         tags={"domain": "images", "stage": stage},
+        freshness_policy=renewed_every_night,
         skippable=True,
         partitions_def=image_shards,
         description=description,
@@ -75,7 +79,8 @@ image_renditions_spec = _spec(
     original_images_spec,
     {"pillow", "s3"},
     "encode",
-    "WebP renditions that fit inside 256×256 and 512×512, stored under keys named by the hash of their own bytes.\n\n"
+    "WebP renditions that fit inside 256×256 and 512×512, and those of recipes that are rolled out, stored under keys "
+    "named by the hash of their own bytes.\n\n"
     "Materialize this and `published_images` without `original_images` to encode again from stored originals: images "
     "whose renditions are not of the present recipe version, or all of them with `force`.",
 )
@@ -110,6 +115,9 @@ def mirrored_images(context: dg.AssetExecutionContext, config: MirrorConfig, mir
     shards = run_shards(context)
     selection = _selection(context, config, mirror.mirror)
     _open_jobs_again(selection, config, mirror.mirror, shards)
+    _open_rollout_jobs(context, selection, mirror.mirror, shards)
+    if FRESHNESS_TAG in context.run.tags:
+        _refresh(context, mirror.mirror, shards)
     tallies: list[Tally] = []
     for report in _reports(context, mirror.mirror, selection, config, shards):
         tallies.append(report.tally)
@@ -152,6 +160,34 @@ def _open_jobs_again(selection: "Selection", config: MirrorConfig, mirror: "Mirr
         limit=config.limit,
     )
     transaction(mirror.catalog, reopen)
+
+
+def _open_rollout_jobs(
+    context: dg.AssetExecutionContext, selection: "Selection", mirror: "Mirror", shards: Sequence[str]
+) -> None:
+    """Images that were published since a rollout began get its renditions, too."""
+    from cdn_pipeline.catalog.sessions import transaction
+    from cdn_pipeline.queue.reopen import open_rollout_jobs
+    from cdn_pipeline.queue.states import Stage
+
+    if not {Stage.ENCODE, Stage.PUBLISH} <= selection.stages:
+        return
+    missing = partial(open_rollout_jobs, collection=selection.collection, shards=shards, owner_ids=selection.owner_ids)
+    if opened := transaction(mirror.catalog, missing):
+        context.log.info(f"images that lack the renditions of a rollout: {opened}")
+
+
+def _refresh(context: dg.AssetExecutionContext, mirror: "Mirror", shards: Sequence[str]) -> None:
+    """What a nightly run adds to the queue before it works through it."""
+    from cdn_pipeline.catalog.sessions import transaction
+    from cdn_pipeline.queue.freshness import open_checks, release_retries
+
+    def refresh(connection: "sa.Connection") -> tuple[int, int]:
+        released = release_retries(connection, mirror.collection, shards)
+        return released, open_checks(connection, mirror.collection, shards)
+
+    released, checks = transaction(mirror.catalog, refresh)
+    context.log.info(f"retries released: {released}, pictures to be checked at the source: {checks}")
 
 
 def _reports(
@@ -228,7 +264,7 @@ def _picture_table(pictures: Sequence["SamplePicture"]) -> dg.MarkdownMetadataVa
 
 
 def _run_events(context: dg.AssetExecutionContext, mirror: "Mirror", total: "Tally") -> Events:
-    numbers = run_numbers(total)
+    numbers = {**run_numbers(total), **_deadlines(mirror)}
     judges: dict[str, Callable[[], tuple[Judgement, Metadata]]] = {
         success_rate: lambda: (judge_success_rate(total.completed, total.failed), numbers),
         few_images_gone_or_expired: lambda: (judge_not_in_rate(total.not_in_rate, total.images), numbers),
@@ -240,6 +276,14 @@ def _run_events(context: dg.AssetExecutionContext, mirror: "Mirror", total: "Tal
             judgement, metadata = judge()
             context.log.info(f"{name}: {judgement.words}")
             yield evaluated_run(check, judgement, metadata)
+
+
+def _deadlines(mirror: "Mirror") -> Metadata:
+    from cdn_pipeline.observe.feasibility import feasibility
+
+    with mirror.catalog.connect() as connection:
+        found = feasibility(connection, mirror.collection)
+    return {"images waiting": found.waiting, "images that expire before we reach them": found.at_risk}
 
 
 def _check_events(context: dg.AssetExecutionContext, mirror: "Mirror") -> Events:

@@ -2,6 +2,8 @@
 
 import dagster as dg
 
+from cdn_pipeline.orchestration.checks import renewed_every_night
+from cdn_pipeline.orchestration.config import DiscoverConfig
 from cdn_pipeline.orchestration.partitions import image_shards, run_shards, shard_backfill_policy
 from cdn_pipeline.orchestration.reporting import known
 from cdn_pipeline.orchestration.resources import MirrorResource
@@ -32,24 +34,30 @@ posts = dg.AssetSpec(
     kinds={"postgres"},
     owners=["team:images"],
     tags={"domain": "images", "stage": "discover"},
+    freshness_policy=renewed_every_night,
     partitions_def=image_shards,
     backfill_policy=shard_backfill_policy,
     description=(
         "Every image that the source rows of a shard show (avatar, latest 12 posts, carousels), compared with the "
         "catalog: new and changed images get a job, URLs signed again are noted without one.\n\n"
-        "Nothing is downloaded here. Rows without a usable URL are counted and shown, never fatal."
+        "Nothing is downloaded here. Rows without a usable URL are counted and shown, never fatal. A scan of all rows "
+        "also notices images whose row is gone; what is published of them stays."
     ),
 )
-def source_images(context: dg.AssetExecutionContext, mirror: MirrorResource) -> dg.MaterializeResult[None]:
+def source_images(
+    context: dg.AssetExecutionContext, config: DiscoverConfig, mirror: MirrorResource
+) -> dg.MaterializeResult[None]:
     """Discovery: source rows in, changed images and their jobs in the catalog."""
-    for found in mirror.mirror.discover(run_shards(context)):
+    for found in mirror.mirror.discover(run_shards(context), changed_only=config.changed_only):
         context.add_asset_metadata(
             known(
                 {
+                    "scope": "every row" if found.every_row else "changed rows",
                     "profiles": found.profiles,
                     "discovered": found.images,
                     **{change.value: found.changes[change] for change in Change},
                     "arrived dead": found.arrived_dead,
+                    "removed": found.removed if found.every_row else None,
                     **{f"unusable rows: {kind}": count for kind, count in found.problems.items()},
                     "unusable rows": dg.MetadataValue.json(found.samples) if found.samples else None,
                 }

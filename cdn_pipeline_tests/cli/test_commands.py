@@ -24,8 +24,18 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_help_names_every_command() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("demo", "dev", "serve", "migrate"):
+    for command in ("demo", "dev", "serve", "migrate", "status", "explain", "rollout", "queue"):
         assert command in result.output
+
+
+def test_the_help_imports_neither_dagster_nor_a_database() -> None:
+    program = (
+        "import sys; from typer.testing import CliRunner; from cdn_pipeline.cli import app; "
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
+        "sys.exit(sorted({'dagster', 'sqlalchemy', 'psycopg', 'PIL', 'obstore'} & set(sys.modules)) or 0)"
+    )
+    help_only = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (help_only.returncode, help_only.stderr) == (0, "")
 
 
 def test_half_a_configuration_is_refused_with_the_names_of_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

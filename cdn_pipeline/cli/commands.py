@@ -1,0 +1,174 @@
+"""The commands, in the order in which a user meets them."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cdn_pipeline.cli.errors import explained
+from cdn_pipeline.collections import SHARDS
+from cdn_pipeline.settings import load_settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Mirrors images whose URLs expire to immutable URLs on a CDN. Configured by the environment and `.env`.",
+)
+queue_app = typer.Typer(no_args_is_help=True, help="Take jobs out of every run's reach, and give them back.")
+app.add_typer(queue_app, name="queue")
+
+
+def _require_shards(shards: list[str] | None) -> list[str] | None:
+    for shard in shards or ():
+        if shard not in SHARDS:
+            raise typer.BadParameter(f"{shard!r} is no shard: they are {SHARDS[0]} to {SHARDS[-1]}")
+    return shards
+
+
+Port = Annotated[int, typer.Option(help="The port on 127.0.0.1.", min=1, max=65535)]
+Shards = Annotated[
+    list[str] | None,
+    typer.Option("--shard", help="Only this shard; may be given several times.", callback=_require_shards),
+]
+Priorities = Annotated[
+    list[int] | None, typer.Option("--priority", help="Only this priority; may be given several times.", min=1, max=10)
+]
+
+
+@app.command()
+@explained
+def demo() -> None:
+    """Mirror several hundred photographs from URLs that die, on this machine alone, and prove it.
+
+    Everything lies under `var/`; run it again and it finds nothing to do.
+    """
+    from cdn_pipeline.demo.show import Demo
+
+    if not Demo(load_settings(), Console(soft_wrap=True)).play():
+        raise typer.Exit(1)
+
+
+@app.command()
+@explained
+def dev(port: Annotated[int, typer.Option(help="The port of Dagster's UI on 127.0.0.1.")] = 3000) -> None:
+    """Open Dagster's UI, with the demo's origin and the local picture server beside it.
+
+    With a real SOURCE_DATABASE_URL there is no origin; with a remote store there is no picture server.
+    """
+    from cdn_pipeline.demo.dev import run_dev
+
+    raise typer.Exit(run_dev(load_settings(), port))
+
+
+@app.command()
+@explained
+def serve(port: Port = 8000) -> None:
+    """Serve renditions from a local folder store, with the headers that the CDN sends."""
+    import uvicorn
+
+    from cdn_pipeline.api.app import create_app
+    from cdn_pipeline.demo.processes import require_free
+
+    require_free(port)
+    uvicorn.run(create_app(load_settings()), host="127.0.0.1", port=port, log_level="warning", access_log=False)
+
+
+@app.command()
+@explained
+def migrate() -> None:
+    """Bring the catalog's schema up to date.
+
+    Run it after every upgrade and whenever CDN_BASE_URL changes. The embedded database does it by itself.
+    """
+    from cdn_pipeline.catalog import migrate as migrations
+    from cdn_pipeline.catalog.sessions import open_unmigrated_catalog
+
+    settings = load_settings()
+    with open_unmigrated_catalog(settings) as engine:
+        migrations.migrate(engine, settings.public_base_url)
+    typer.echo(f"The catalog is up to date; its URLs begin with {settings.public_base_url}.")
+
+
+@app.command()
+@explained
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: the same as JSON.")] = False,
+) -> None:
+    """Show the state of the whole at a glance; exit status 1 unless it is healthy."""
+    from cdn_pipeline.cli.status import show_status
+
+    if not show_status(load_settings(), Console(), as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command()
+@explained
+def explain(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID|URL",
+            help="The id of an image, a profile, a post, a medium or a job; a public URL, path or key; "
+            "an original's SHA-256; a source URL, whenever it was signed.",
+            show_default=False,
+        ),
+    ],
+    every: Annotated[bool, typer.Option("--all", help="The full story of each image, if they are several.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="URLs in full, and every job.")] = False,
+) -> None:
+    """Tell an image's whole story, and why it is or is not due; exit status 1 if there is no such image."""
+    from cdn_pipeline.cli.explain import explain_images
+
+    if not explain_images(load_settings(), Console(), subject, every=every, verbose=verbose):
+        raise typer.Exit(1)
+
+
+@app.command()
+@explained
+def rollout(
+    recipe: Annotated[str | None, typer.Argument(help="Its name; without it, how rollouts stand.")] = None,
+    pause: Annotated[bool, typer.Option("--pause", help="Put its jobs on hold.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Let its jobs go.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Try again what failed.")] = False,
+) -> None:
+    """Make the renditions of a recipe for all images, from stored originals: nothing is downloaded."""
+    from cdn_pipeline.cli import rollouts
+
+    if pause + resume + force > 1:
+        raise typer.BadParameter("--pause, --resume and --force exclude each other")
+    if (pause or resume or force) and recipe is None:
+        raise typer.BadParameter("name the recipe that is meant", param_hint="RECIPE")
+    settings, console = load_settings(), Console()
+    if recipe is None:
+        rollouts.show(settings, console)
+    elif pause:
+        rollouts.pause(settings, console, recipe)
+    elif resume:
+        rollouts.resume(settings, console, recipe)
+    else:
+        rollouts.start(settings, console, recipe, force=force)
+
+
+@queue_app.command()
+@explained
+def hold(
+    shards: Shards = None,
+    priorities: Priorities = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Put queued jobs on hold: no run takes them until `queue restore`. What runs have in hand they finish."""
+    from cdn_pipeline.cli.holds import hold_jobs
+
+    if not yes:
+        typer.confirm("Images that wait on hold may expire. Put the queue on hold?", abort=True)
+    hold_jobs(load_settings(), Console(), shards, priorities)
+
+
+@queue_app.command()
+@explained
+def restore(shards: Shards = None, priorities: Priorities = None) -> None:
+    """Let jobs go that are on hold. Those of a paused rollout stay until it is resumed."""
+    from cdn_pipeline.cli.holds import restore_jobs
+
+    restore_jobs(load_settings(), Console(), shards, priorities)

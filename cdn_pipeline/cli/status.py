@@ -1,0 +1,149 @@
+"""`cdn-pipeline status`: the state of the whole on one screen."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from datetime import UTC
+from typing import Any
+
+import pydantic_core
+from rich.console import Console
+from rich.text import Text
+
+from cdn_pipeline.catalog.sessions import open_catalog
+from cdn_pipeline.cli.sections import Fact, add_row, counted, new_table, print_facts, print_title
+from cdn_pipeline.collections import INSTAGRAM, SHARD_COUNT
+from cdn_pipeline.observe.health import CheckUp, Health, check_up
+from cdn_pipeline.observe.overview import Overview, look_over
+from cdn_pipeline.observe.times import clock, distance, span
+from cdn_pipeline.settings import Settings
+from cdn_pipeline.upkeep.rollout import RolloutStatus, rollout_status
+
+_KINDS_SHOWN = 6  # with their advice as much as one screen has room for
+
+_STYLES = {Health.HEALTHY: "green", Health.DEGRADED: "yellow", Health.UNHEALTHY: "red"}
+
+
+def show_status(settings: Settings, console: Console, *, as_json: bool) -> bool:
+    """Shows the state of the whole; returns whether it is healthy."""
+    with open_catalog(settings) as engine, engine.connect() as connection:
+        connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        overview = look_over(connection, INSTAGRAM)
+        rollouts = rollout_status(connection, INSTAGRAM)
+    checked = check_up(overview)
+    if as_json:
+        print(_as_json(checked, overview, rollouts))  # noqa: T201  # unwrapped and without colour
+    else:
+        _print(console, checked, overview, rollouts)
+    return checked.health is Health.HEALTHY
+
+
+def _as_json(checked: CheckUp, overview: Overview, rollouts: Sequence[RolloutStatus]) -> str:
+    """One object; times in ISO 8601, spans in seconds."""
+    facts: dict[str, Any] = {**dataclasses.asdict(checked), **dataclasses.asdict(overview), "rollouts": rollouts}
+    return pydantic_core.to_json(facts, indent=2, timedelta_mode="float").decode()
+
+
+def _print(console: Console, checked: CheckUp, overview: Overview, rollouts: Sequence[RolloutStatus]) -> None:
+    headline = Text(f"{checked.health.capitalize()}: ", style=f"bold {_STYLES[checked.health]}")
+    console.print(headline.append(f"{checked.words}.", style="not bold"))
+    for finding in checked.findings:
+        console.print(Text(f"→ {finding.first}", style=_STYLES[finding.health]))
+    print_facts(console, f"{INSTAGRAM.name}, {clock(overview.now)}", _facts(overview, rollouts))
+    _print_queue(console, overview)
+    _print_failures(console, overview)
+    _print_hours(console, overview)
+    _print_runs(console, overview)
+
+
+def _facts(overview: Overview, rollouts: Sequence[RolloutStatus]) -> Iterator[Fact]:
+    images = overview.images
+    most_first = sorted(images.by_status.items(), key=lambda item: -item[1])
+    counts = ", ".join(f"{count:,} {status}" for status, count in most_first if count)
+    yield "images", f"{images.total:,}{f': {counts}' if counts else ''}"
+    yield "published", f"{images.published:,} ({images.published_share:.1%})"
+    yield "on our watch", _watch(overview)
+    yield "deadlines", overview.feasibility.words
+    last_day = overview.last_day
+    yield "last 24 h", f"{counted(last_day.completed, 'image')} completed, {last_day.failed:,} failed or still retrying"
+    yield "sources", _sources(overview)
+    for rollout in rollouts:
+        yield "rollout", rollout_words(rollout)
+
+
+def _watch(overview: Overview) -> Text:
+    watch = overview.watch
+    lost = Text(f"{counted(watch.lost, 'image')} lost", style="bold red" if watch.lost else "green")
+    return lost.append(f", {watch.arrived_dead:,} arrived dead", style="not bold default")
+
+
+def _sources(overview: Overview) -> str:
+    marks = overview.watermarks
+    if marks.oldest is None:
+        return "never read: run `publish_images`, or switch on the sensor"
+    oldest = distance(marks.oldest, overview.now)
+    full = distance(marks.last_full_scan, overview.now) if marks.last_full_scan else "never"
+    return f"{marks.shards} of {SHARD_COUNT} shards read, the oldest {oldest}; last full scan {full}"
+
+
+def rollout_words(rollout: RolloutStatus) -> str:
+    """How far a rollout is, on one line."""
+    state = "paused, " if rollout.paused else ""
+    return (
+        f"{rollout.recipe} v{rollout.version}: {state}{rollout.done:,} of {rollout.total:,} done, "
+        f"{rollout.open:,} open, {rollout.held:,} on hold, {rollout.failed:,} failed"
+    )
+
+
+def _print_queue(console: Console, overview: Overview) -> None:
+    if not overview.queue:
+        print_title(console, "The queue is empty")
+        return
+    print_title(console, "Queue")
+    counts = ("priority", "due", "retry later", "in hand", "on hold")
+    table = new_table("priority", "due", "oldest", "retry later", "next", "in hand", "on hold", numbers=counts)
+    for line in overview.queue:
+        oldest = span(overview.now - line.due_since) if line.due_since else None
+        attempt = distance(line.next_attempt_at, overview.now) if line.next_attempt_at else None
+        add_row(table, line.priority, line.due, oldest, line.retry_later, attempt, line.in_hand, line.held)
+    console.print(table)
+    if any(line.held for line in overview.queue):
+        console.print("  `cdn-pipeline queue restore` lets go what is on hold.")
+
+
+def _print_failures(console: Console, overview: Overview) -> None:
+    if not overview.failures:
+        return
+    print_title(console, "Images that are not completed, by failure")
+    table = new_table("kind", "images", "for good", "look at", "advice", numbers=("images", "for good"))
+    for line in overview.failures[:_KINDS_SHOWN]:
+        add_row(table, line.kind, line.images, line.failed_for_good, line.blame, line.advice)
+    console.print(table)
+    if len(overview.failures) > _KINDS_SHOWN:
+        console.print(f"  and {counted(len(overview.failures) - _KINDS_SHOWN, 'kind')} more: --json")
+
+
+def _print_hours(console: Console, overview: Overview) -> None:
+    if not overview.hours:
+        return
+    print_title(console, "Last hours")
+    columns = ("hour (UTC)", "processed", "failed", "success", "images/s", "peak queue", "utilization")
+    table = new_table(*columns, numbers=columns[1:])
+    for line in overview.hours:
+        success = f"{line.success_rate:.1%}" if line.success_rate is not None else None
+        speed, utilization = f"{line.images_per_second:.1f}", f"{line.worker_utilization_percent}%"
+        hour = f"{line.hour.astimezone(UTC):%m-%d %H:%M}"
+        add_row(table, hour, line.processed, line.failed, success, speed, line.peak_queue_depth, utilization)
+    console.print(table)
+
+
+def _print_runs(console: Console, overview: Overview) -> None:
+    if not overview.runs:
+        print_title(console, "No run is working")
+        return
+    print_title(console, "Runs")
+    table = new_table("run", "on", "started", "in hand", "shards", "", numbers=("in hand",))
+    for line in overview.runs:
+        shards = " ".join(line.shards[:4]) + ("…" if len(line.shards) > 4 else "")
+        gone = None if line.lives else "gone; the next run takes over"
+        add_row(table, line.run_id, line.worker_id, distance(line.started_at, overview.now), line.images, shards, gone)
+    console.print(table)

@@ -1,0 +1,83 @@
+"""What came of the simulated fortnight, in numbers and as a table."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from cdn_pipeline.demo.daemon import Record
+from cdn_pipeline.demo.history import Comparison
+from cdn_pipeline.demo.proof import CatalogState
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of it."""
+
+    days: float
+    record: Record
+    state: CatalogState
+    requests: Mapping[str, int]  # at the origin, by outcome
+    profiles: int
+    arrived_dead: int
+    healed: int
+    replaced: int
+    waits: Sequence[timedelta]  # from the insert of a row to its picture's first URL, in order
+    taken_over: int  # jobs of the killed run
+    comparison: Comparison
+
+    @property
+    def lost(self) -> int:
+        """Images lost on our watch, at the end or by any hour's check."""
+        return self.state.lost + sum(check.name == "no_image_lost_on_our_watch" for check in self.record.failed_checks)
+
+    @property
+    def holds(self) -> bool:
+        """Nothing lost, every hour counted and exact, no run broken."""
+        comparison = self.comparison
+        return not (self.lost or comparison.missing or comparison.differences or self.record.broken)
+
+    def table(self) -> Iterator[str]:
+        """The result as a Markdown table, and what went wrong below it."""
+        yield "| the simulated fortnight | |\n|---|---|"
+        yield from (f"| {name} | {value} |" for name, value in self._rows())
+        comparison = self.comparison
+        yield from (f"hour without statistics: {hour:%Y-%m-%d %H:%M}" for hour in comparison.missing)
+        yield from (f"differs: {difference}" for difference in comparison.differences)
+        yield from (f"broken run: {words}" for words in self.record.broken)
+        for check in self.record.failed_checks:
+            yield f"{check.moment:%Y-%m-%d %H:%M} {check.name} ({check.severity}): {check.words}"
+
+    def _rows(self) -> Iterator[tuple[str, object]]:
+        record, state, comparison = self.record, self.state, self.comparison
+        yield "simulated days, sensor ticks", f"{self.days:g}, {record.looks:,}"
+        yield (
+            "runs (failed)",
+            _listed({name: f"{runs} ({record.failed_runs[name]})" for name, runs in record.runs.items()}),
+        )
+        yield "runs broken other than by a check", len(record.broken)
+        yield "profiles, images, published", f"{self.profiles}, {state.images:,}, {state.published:,}"
+        yield "images not published, by kind", _listed(state.unpublished)
+        yield "requests at the origin", _listed(self.requests)
+        yield "avatars replaced", self.replaced
+        yield "from a row's insert to its URL, minutes: median, 95 %, worst", _quantiles(self.waits)
+        yield "jobs in hand of the killed run, taken over", self.taken_over
+        yield "**images lost on our watch**", f"**{self.lost}**"
+        yield "posts that arrived dead, healed since", f"{self.arrived_dead}, {self.healed}"
+        yield "jobs ended, by the independent count", f"{comparison.jobs:,}"
+        yield (
+            "hours compared, differing, without statistics",
+            (f"{comparison.hours}, {len(comparison.differences)}, {len(comparison.missing)}"),
+        )
+        yield "checks that did not pass", _listed(Counter(check.name for check in record.failed_checks))
+
+
+def _listed(numbers: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in sorted(numbers.items())) or "none"
+
+
+def _quantiles(waits: Sequence[timedelta]) -> str:
+    if not waits:
+        return "none"
+    picks = (waits[len(waits) // 2], waits[len(waits) * 95 // 100], waits[-1])
+    return ", ".join(f"{pick / timedelta(minutes=1):.0f}" for pick in picks)

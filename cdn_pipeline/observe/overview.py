@@ -1,0 +1,253 @@
+"""The state of the whole at a glance: images, queue, failures, hours, runs. `health` judges it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from cdn_pipeline.collections import Collection
+from cdn_pipeline.engine.tally import NOT_IN_RATE
+from cdn_pipeline.failures import Blame, FailureKind
+from cdn_pipeline.observe.feasibility import Feasibility, feasibility
+from cdn_pipeline.observe.standing import OldestDue, Scans, Watch, oldest_due, scans, watch
+from cdn_pipeline.observe.thresholds import HEALTH_WINDOW, UNRENEWED_ERROR
+from cdn_pipeline.queue.due import IS_DUE
+from cdn_pipeline.queue.intake import IS_OPEN
+from cdn_pipeline.queue.leases import dead_runs
+from cdn_pipeline.queue.states import ImageStatus, JobStatus
+
+LAST_HOURS = 6  # as many as one screen has room for
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """How many images there are, in which status, and how many the public sees."""
+
+    total: int
+    by_status: Mapping[ImageStatus, int]
+    published: int
+
+    @property
+    def published_share(self) -> float:
+        """Of all images, 0 to 1; 1 if there is none."""
+        return self.published / self.total if self.total else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLine:
+    """The open jobs of one priority."""
+
+    priority: int
+    due: int
+    retry_later: int
+    in_hand: int
+    held: int
+    due_since: datetime | None  # the one that has been due longest
+    next_attempt_at: datetime | None  # of those that are retried later
+
+    @property
+    def depth(self) -> int:
+        """Jobs that somebody waits for: all but those on hold."""
+        return self.due + self.retry_later + self.in_hand
+
+
+@dataclass(frozen=True, slots=True)
+class FailureLine:
+    """Images that are not completed because of one kind of failure."""
+
+    kind: FailureKind
+    images: int
+    failed_for_good: int
+    blame: Blame
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class LastDay:
+    """Images by their last outcome within `HEALTH_WINDOW`; gone and expired ones are in neither."""
+
+    completed: int
+    failed: int  # or still retrying
+
+
+@dataclass(frozen=True, slots=True)
+class HourLine:
+    """One hour of `cdn_processing_stats`."""
+
+    hour: datetime
+    processed: int
+    failed: int
+    peak_queue_depth: int
+    worker_utilization_percent: int
+
+    @property
+    def success_rate(self) -> float | None:
+        """Of the jobs that ended in the hour, 0 to 1."""
+        return 1 - self.failed / self.processed if self.processed else None
+
+    @property
+    def images_per_second(self) -> float:
+        """Jobs that ended, over the whole hour."""
+        return self.processed / 3600
+
+
+@dataclass(frozen=True, slots=True)
+class RunLine:
+    """A run that has not ended, and what it holds. `lives` if its process still holds its lock."""
+
+    run_id: str
+    worker_id: str
+    started_at: datetime
+    lives: bool
+    images: int
+    shards: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Watermarks:
+    """How far the source rows have been read: the shard that is furthest behind, and the last full scan of any."""
+
+    shards: int  # that were read at all
+    oldest: datetime | None
+    last_full_scan: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The state of one collection, as of `now` by the catalog's clock."""
+
+    now: datetime
+    images: Images
+    watch: Watch
+    queue: tuple[QueueLine, ...]  # by priority
+    oldest_due: OldestDue
+    feasibility: Feasibility
+    failures: tuple[FailureLine, ...]  # most images first
+    last_day: LastDay
+    hours: tuple[HourLine, ...]  # the latest first
+    runs: tuple[RunLine, ...]
+    watermarks: Watermarks
+    scans: Scans
+
+
+def look_over(connection: sa.Connection, collection: Collection) -> Overview:
+    """Gathers everything; a few seconds for a million images."""
+    values = {"collection": collection.name}
+    unfinished = connection.execute(_UNFINISHED, values).all()
+    return Overview(
+        now=connection.scalars(sa.text("SELECT clock_timestamp()")).one(),
+        images=_images(connection.scalars(_IMAGES, values).one(), unfinished),
+        watch=watch(connection, collection),
+        queue=tuple(QueueLine(**row) for row in connection.execute(_QUEUE, values).mappings()),
+        oldest_due=oldest_due(connection, collection),
+        feasibility=feasibility(connection, collection),
+        failures=_failures(unfinished),
+        last_day=_last_day(connection, collection),
+        hours=tuple(HourLine(**row) for row in connection.execute(_HOURS, {"hours": LAST_HOURS}).mappings()),
+        runs=_runs(connection, values),
+        watermarks=Watermarks(**connection.execute(_WATERMARKS, values).mappings().one()),
+        scans=scans(connection, collection, UNRENEWED_ERROR),
+    )
+
+
+# Finished images are only counted, unfinished ones looked at: those have a partial index of their own.
+_IMAGES = sa.text("SELECT count(*) FROM cdn_image_assets WHERE collection = :collection")
+
+_UNFINISHED = sa.text(f"""
+    SELECT processing_status AS status, failure_kind, count(*) AS images,
+           count(processing_completed_at) AS published
+    FROM cdn_image_assets
+    WHERE collection = :collection AND processing_status <> '{ImageStatus.COMPLETED}'
+    GROUP BY processing_status, failure_kind ORDER BY images DESC
+""")
+
+
+def _images(total: int, unfinished: Sequence[sa.Row[Any]]) -> Images:
+    by_status = Counter({ImageStatus.COMPLETED: total - sum(row.images for row in unfinished)})
+    for row in unfinished:
+        by_status[ImageStatus(row.status)] += row.images
+    # What was completed once stays visible, whatever became of the image later.
+    published = by_status[ImageStatus.COMPLETED] + sum(row.published for row in unfinished)
+    return Images(total, {status: by_status[status] for status in ImageStatus}, published)
+
+
+def _failures(unfinished: Sequence[sa.Row[Any]]) -> tuple[FailureLine, ...]:
+    images, for_good = Counter[FailureKind](), Counter[FailureKind]()
+    for row in unfinished:
+        if row.failure_kind:
+            images[FailureKind(row.failure_kind)] += row.images
+            for_good[FailureKind(row.failure_kind)] += row.images * (row.status == ImageStatus.FAILED)
+    return tuple(
+        FailureLine(kind, count, for_good[kind], kind.blame, kind.advice) for kind, count in images.most_common()
+    )
+
+
+_RETRY_LATER = (
+    f"status = '{JobStatus.QUEUED}' AND held_at IS NULL AND next_attempt_at > clock_timestamp()"  # the rest is due
+)
+
+_QUEUE = sa.text(f"""
+    SELECT priority,
+           count(*) FILTER (WHERE {IS_DUE}) AS due,
+           count(*) FILTER (WHERE {_RETRY_LATER}) AS retry_later,
+           count(*) FILTER (WHERE status = '{JobStatus.PROCESSING}') AS in_hand,
+           count(*) FILTER (WHERE status = '{JobStatus.QUEUED}' AND held_at IS NOT NULL) AS held,
+           min(greatest(created_at, next_attempt_at)) FILTER (WHERE {IS_DUE}) AS due_since,
+           min(next_attempt_at) FILTER (WHERE {_RETRY_LATER}) AS next_attempt_at
+    FROM cdn_image_jobs WHERE collection = :collection AND {IS_OPEN} GROUP BY priority ORDER BY priority
+""")
+
+# Each image once, by its last outcome; one that is being retried has no later outcome than its last failure.
+_LAST_DAY = sa.text(f"""
+    SELECT count(*) FILTER (WHERE status = '{JobStatus.COMPLETED}') AS completed,
+           count(*) FILTER (WHERE status <> '{JobStatus.COMPLETED}' AND failure_kind <> ALL(:not_in_rate)) AS failed
+    FROM (
+        SELECT DISTINCT ON (asset_id) status, failure_kind
+        FROM (
+            SELECT asset_id, status, failure_kind, completed_at FROM cdn_image_jobs
+            WHERE collection = :collection AND completed_at > now() - CAST(:window AS interval)
+            UNION ALL
+            SELECT asset_id, status, failure_kind, NULL FROM cdn_image_jobs
+            WHERE collection = :collection AND {IS_OPEN} AND retry_count > 0
+        ) AS recent
+        ORDER BY asset_id, completed_at DESC NULLS FIRST
+    ) AS last_outcome
+""")
+
+
+def _last_day(connection: sa.Connection, collection: Collection) -> LastDay:
+    values = {"collection": collection.name, "window": HEALTH_WINDOW, "not_in_rate": sorted(NOT_IN_RATE)}
+    return LastDay(**connection.execute(_LAST_DAY, values).mappings().one())
+
+
+_HOURS = sa.text("""
+    SELECT (date + make_interval(hours => hour)) AT TIME ZONE 'UTC' AS hour, jobs_processed AS processed,
+           jobs_failed AS failed, peak_queue_depth, worker_utilization_percent
+    FROM cdn_processing_stats ORDER BY date DESC, cdn_processing_stats.hour DESC LIMIT :hours
+""")
+
+_RUNS = sa.text(f"""
+    SELECT r.run_id, r.worker_id, r.started_at, count(j.id) AS images,
+           coalesce(array_agg(DISTINCT j.shard ORDER BY j.shard) FILTER (WHERE j.id IS NOT NULL), '{{}}') AS shards
+    FROM cdn_runs r
+    LEFT JOIN cdn_image_jobs j
+           ON j.run_id = r.run_id AND j.status = '{JobStatus.PROCESSING}' AND j.collection = :collection
+    WHERE r.ended_at IS NULL GROUP BY r.run_id ORDER BY r.started_at
+""")
+
+
+def _runs(connection: sa.Connection, values: Mapping[str, Any]) -> tuple[RunLine, ...]:
+    dead = frozenset(dead_runs(connection))
+    return tuple(
+        RunLine(row.run_id, row.worker_id, row.started_at, row.run_id not in dead, row.images, tuple(row.shards))
+        for row in connection.execute(_RUNS, values)
+    )
+
+
+_WATERMARKS = sa.text("""
+    SELECT count(*) AS shards, min(scanned_at) AS oldest, max(fully_scanned_at) AS last_full_scan
+    FROM cdn_source_watermarks WHERE collection = :collection
+""")

@@ -1,0 +1,236 @@
+"""Statistics of an hour (UTC), from the rows of `cdn_image_jobs` alone: exact, and the same whenever they are made.
+
+An hour is counted once it has settled, a lease after its end. By then every job in hand was renewed after the end or
+has lost its lease, so how long it was worked on within the hour is decided; and what was written in the hour is
+committed. What can still move a figure:
+
+- A job becomes urgent while it is open. Nothing says since when, so all the time it was open counts as urgent: an hour
+  that was counted before has a lower peak of urgent jobs. `compare_hours` leaves that one column out.
+
+And what `compare_hours` finds:
+
+- a job is deleted together with its image;
+- a run is stopped (not killed) for longer than its lease, nobody takes its jobs, and it goes on after the hour was
+  counted: only then is it known that it had them in hand all the time.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+from cdn_pipeline.engine.tally import NOT_IN_RATE
+from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.queue.intake import IS_OPEN
+from cdn_pipeline.queue.leases import BUSY_UNTIL_LAST_RENEWAL, LEASE
+from cdn_pipeline.queue.states import JobStatus
+
+HOUR = timedelta(hours=1)
+SETTLES_IN = LEASE
+JOBS_KEPT = timedelta(days=90)  # finished jobs may be deleted after that, and not before
+
+_URGENT = 5  # priorities 1-5: users, avatars, recent posts
+
+
+class HourNotOverError(Exception):
+    """The hour is not over by the catalog's clock, or has not settled yet."""
+
+
+class HourTooOldError(Exception):
+    """The hour began before the oldest job that is certain to be kept: it is refused instead of being counted wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class HourStats:
+    """A row of `cdn_processing_stats`: means are 0 if there is nothing to take them of; all are rounded to nearest."""
+
+    date: date
+    hour: int  # 0-23, UTC
+    jobs_processed: int  # that ended within the hour, completed or failed
+    jobs_failed: int  # of those
+    avg_processing_time_ms: int  # download, transcode and upload of completed jobs; without waiting for a turn
+    avg_download_time_ms: int  # of the processed jobs that have it; likewise below
+    avg_upload_time_ms: int
+    total_bytes_processed: int  # downloaded
+    avg_file_size_bytes: int
+    error_categories: Mapping[str, int]  # failed jobs by failure kind
+    peak_queue_depth: int  # most jobs open at one moment
+    peak_urgent_queue_depth: int  # the same of priorities 1-5
+    worker_utilization_percent: int  # share of the hour in which any run had a job in hand
+
+    @property
+    def start(self) -> datetime:
+        """The first moment of the hour."""
+        return datetime.combine(self.date, time(self.hour), UTC)
+
+    @property
+    def jobs_completed(self) -> int:
+        """Processed jobs that did not fail."""
+        return self.jobs_processed - self.jobs_failed
+
+    @property
+    def success_rate(self) -> float | None:
+        """Completed of (completed + failed), 0 to 1, without images that are gone or expired; None without any."""
+        judged = self.jobs_processed - sum(self.error_categories.get(kind, 0) for kind in NOT_IN_RATE)
+        return self.jobs_completed / judged if judged else None
+
+
+def compute_hour(connection: sa.Connection, hour: datetime) -> HourStats:
+    """Counts the hour that begins at `hour`.
+
+    Reads what is open, and what was finished since the hour began, as that may have been open in it: 20 ms for an hour
+    of today, 50 ms for one of 85 days ago (5,000 open and 200,000 finished jobs).
+
+    Raises:
+        HourNotOverError: it is not over, or has not settled.
+        HourTooOldError: its jobs may be gone.
+        ValueError: `hour` is not the first moment of an hour, or names no time zone.
+    """
+    start = _start_of_hour(hour)
+    _refuse_unknowable(start, _now(connection))
+    numbers = connection.execute(_COMPUTE, {"start": start, "end": start + HOUR}).mappings().one()
+    return HourStats(date=start.date(), hour=start.hour, **numbers)
+
+
+def _start_of_hour(hour: datetime) -> datetime:
+    start = hour.astimezone(UTC)
+    if hour.tzinfo is None or (start.minute, start.second, start.microsecond) != (0, 0, 0):
+        raise ValueError(f"{hour.isoformat()} is not the first moment of an hour with its time zone")
+    return start
+
+
+def _refuse_unknowable(start: datetime, now: datetime) -> None:
+    end = start + HOUR
+    if now < end + SETTLES_IN:
+        raise HourNotOverError(
+            f"the hour {start:%Y-%m-%d %H:%M} UTC is over at {end:%H:%M} and settled at {end + SETTLES_IN:%H:%M}; "
+            f"now it is {now:%Y-%m-%d %H:%M:%S}"
+        )
+    if start < now - JOBS_KEPT:
+        raise HourTooOldError(
+            f"the hour {start:%Y-%m-%d %H:%M} UTC began more than {JOBS_KEPT.days} days ago: its jobs may be deleted, "
+            "and what was counted when they were there stays as it is"
+        )
+
+
+def _now(connection: sa.Connection) -> datetime:
+    now: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+    return now.astimezone(UTC)
+
+
+# Ended and open jobs are read apart, so that each has its partial index. A clock that was set back may have ended a job
+# before it began: such a job counts as ended, and never as open.
+#
+# The queue's depth is swept over the ends of the intervals [created_at, completed_at): a running sum of +1 and -1, at
+# one moment the ends before the starts. None of these jobs ended before the hour and none began after it, so the sum is
+# never higher outside of the hour than within.
+_COMPUTE = sa.text(f"""
+    WITH jobs AS (
+        SELECT status, priority <= {_URGENT} AS urgent, created_at, completed_at, busy, failure_kind, download_ms,
+               transcode_ms, upload_ms, bytes_in
+        FROM cdn_image_jobs WHERE completed_at >= :start AND least(created_at, completed_at) < :end
+        UNION ALL
+        SELECT status, priority <= {_URGENT}, created_at, NULL,
+               CASE WHEN status = '{JobStatus.PROCESSING}' THEN busy + {BUSY_UNTIL_LAST_RENEWAL} ELSE busy END,
+               NULL, NULL, NULL, NULL, NULL
+        FROM cdn_image_jobs WHERE {IS_OPEN} AND created_at < :end
+    ), ended AS (
+        SELECT *, status = '{JobStatus.COMPLETED}' AS completed, status = '{JobStatus.FAILED}' AS failed,
+               coalesce(download_ms, 0) + coalesce(transcode_ms, 0) + coalesce(upload_ms, 0) AS total_ms
+        FROM jobs WHERE completed_at < :end AND status IN ('{JobStatus.COMPLETED}', '{JobStatus.FAILED}')
+    ), figures AS (
+        SELECT count(*) AS jobs_processed, count(*) FILTER (WHERE failed) AS jobs_failed,
+               coalesce(round(avg(total_ms) FILTER (WHERE completed)), 0)::int AS avg_processing_time_ms,
+               coalesce(round(avg(download_ms)), 0)::int AS avg_download_time_ms,
+               coalesce(round(avg(upload_ms)), 0)::int AS avg_upload_time_ms,
+               coalesce(sum(bytes_in), 0)::bigint AS total_bytes_processed,
+               coalesce(round(avg(bytes_in)), 0)::int AS avg_file_size_bytes
+        FROM ended
+    ), errors AS (
+        SELECT coalesce(jsonb_object_agg(kind, jobs), '{{}}') AS error_categories
+        FROM (SELECT coalesce(failure_kind, '{FailureKind.INTERNAL_ERROR}') AS kind, count(*) AS jobs
+              FROM ended WHERE failed GROUP BY kind) AS by_kind
+    ), open_in_hour AS (
+        SELECT created_at, completed_at, urgent FROM jobs
+        WHERE created_at < :end AND coalesce(completed_at > greatest(created_at, :start), true)
+    ), steps AS (
+        SELECT created_at AS moment, 1 AS step, urgent FROM open_in_hour
+        UNION ALL
+        SELECT completed_at, -1, urgent FROM open_in_hour WHERE completed_at IS NOT NULL
+    ), depths AS (
+        SELECT sum(step) OVER swept AS jobs, sum(step) FILTER (WHERE urgent) OVER swept AS urgent_jobs
+        FROM steps WINDOW swept AS (ORDER BY moment, step)
+    ), peaks AS (
+        SELECT coalesce(max(jobs), 0) AS peak_queue_depth, coalesce(max(urgent_jobs), 0) AS peak_urgent_queue_depth
+        FROM depths
+    ), spans AS (
+        SELECT unnest(range_agg(busy) * tstzmultirange(tstzrange(:start, :end))) AS span FROM jobs
+    ), utilization AS (
+        SELECT coalesce(round(100 * extract(epoch FROM sum(upper(span) - lower(span))) / 3600), 0)::int
+               AS worker_utilization_percent
+        FROM spans
+    )
+    SELECT * FROM figures, errors, peaks, utilization
+""")
+
+
+def write_hour(connection: sa.Connection, stats: HourStats) -> None:
+    """Stores the hour in place of what was stored of it."""
+    connection.execute(_WRITE, asdict(stats))
+
+
+_COLUMNS = tuple(field.name for field in fields(HourStats))
+
+_WRITE = sa.text(f"""
+    INSERT INTO cdn_processing_stats ({", ".join(_COLUMNS)}) VALUES ({", ".join(f":{name}" for name in _COLUMNS)})
+    ON CONFLICT (date, hour) DO UPDATE
+    SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS)}, updated_at = clock_timestamp()
+""").bindparams(sa.bindparam("error_categories", type_=JSONB))
+
+
+def latest_hour(connection: sa.Connection) -> HourStats | None:
+    """The latest hour that is stored; None if there is none."""
+    return next(iter(_stored(connection, _LATEST)), None)
+
+
+_LATEST = sa.text(f"SELECT {', '.join(_COLUMNS)} FROM cdn_processing_stats ORDER BY date DESC, hour DESC LIMIT 1")
+
+
+_COMPARED = tuple(name for name in _COLUMNS if name != "peak_urgent_queue_depth")
+
+
+@dataclass(frozen=True, slots=True)
+class HourComparison:
+    """A stored hour, and what its jobs say today."""
+
+    stored: HourStats
+    computed: HourStats
+
+    @property
+    def differences(self) -> Mapping[str, tuple[Any, Any]]:
+        """(stored, computed) by column, of the columns that differ."""
+        stored, computed = asdict(self.stored), asdict(self.computed)
+        return {name: (stored[name], computed[name]) for name in _COMPARED if stored[name] != computed[name]}
+
+
+def compare_hours(connection: sa.Connection, within: timedelta) -> Sequence[HourComparison]:
+    """Counts the stored hours again that began within this time until now; the earliest first.
+
+    Raises:
+        HourTooOldError: it reaches back further than jobs are kept.
+    """
+    stored = _stored(connection, _STORED_SINCE, since=_now(connection) - within)
+    return [HourComparison(stats, compute_hour(connection, stats.start)) for stats in stored]
+
+
+_STORED_SINCE = sa.text(f"""
+    SELECT {", ".join(_COLUMNS)} FROM cdn_processing_stats
+    WHERE (date + make_interval(hours => hour)) AT TIME ZONE 'UTC' >= :since ORDER BY date, hour
+""")
+
+
+def _stored(connection: sa.Connection, query: sa.TextClause, **parameters: Any) -> list[HourStats]:
+    return [HourStats(**row) for row in connection.execute(query, parameters).mappings()]

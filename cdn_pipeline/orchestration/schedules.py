@@ -1,0 +1,44 @@
+"""Schedules: what runs at fixed times. They are stopped until somebody switches them on."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from cdn_pipeline.collections import SHARDS
+from cdn_pipeline.orchestration.jobs import hourly_stats_job, nightly_freshness_job, standing_checks_job
+from cdn_pipeline.orchestration.partitions import SHARDS_PER_RUN
+
+
+@dg.schedule(
+    job=nightly_freshness_job,
+    cron_schedule="0 2 * * *",
+    execution_timezone="UTC",
+    description="Every night at 02:00 UTC: all source rows, retries and conditional requests of all shards, in 4 runs.",
+)
+def nightly_freshness_schedule(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+    """The night's runs; their job's `lane=bulk` leaves the other place to work that cannot wait."""
+    night = f"{context.scheduled_execution_time:%Y-%m-%d}"
+    for start in range(0, len(SHARDS), SHARDS_PER_RUN):
+        shards = SHARDS[start : start + SHARDS_PER_RUN]
+        yield dg.RunRequest(
+            run_key=f"{night}:{shards[0]}-{shards[-1]}",
+            tags={
+                "dagster/asset_partition_range_start": shards[0],
+                "dagster/asset_partition_range_end": shards[-1],
+            },
+        )
+
+
+hourly_stats_schedule = dg.build_schedule_from_partitioned_job(
+    hourly_stats_job,
+    minute_of_hour=5,  # the hour before settled four minutes ago
+    description="At five past every hour: counts the hour before.",
+)
+
+standing_checks_schedule = dg.ScheduleDefinition(
+    name="standing_checks_schedule",
+    job=standing_checks_job,
+    cron_schedule="10 * * * *",
+    execution_timezone="UTC",
+    description="Ten minutes past every hour: how things stand.",
+)

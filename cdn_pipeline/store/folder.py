@@ -1,0 +1,122 @@
+"""A store in a folder, for a laptop and for tests: the same promises as R2, kept with files."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from glob import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore
+
+from cdn_pipeline.store.objects import MANIFESTS, ObjectMissing, ObjectStore, StoreUnavailable, attributes_of
+
+if TYPE_CHECKING:
+    from obstore import Attributes
+
+_THREADS = 4
+
+_T = TypeVar("_T")
+
+
+class FolderStore(ObjectStore):
+    """What S3 keeps as headers and metadata lies in `.meta/<key>.json`, written before the object.
+
+    `LocalStore` writes to `<key>#<n>`, then links (an object: the link fails if the key is taken) or renames (a
+    manifest), so no reader sees half a file; a killed writer leaves the temporary file, which `delete` removes.
+
+    Files have no asynchronous calls: `put_async` and its like hop into a thread each. A put that is verified takes four
+    of them; as one hop it costs 0.4 ms CPU instead of 0.9.
+    """
+
+    def __init__(self, folder: Path, url: str) -> None:
+        try:
+            self._files = LocalStore(folder, mkdir=True)
+        except (BaseError, OSError) as error:
+            raise StoreUnavailable(f"cannot create {folder}: choose a folder that is writable. {error}") from error
+        super().__init__(self._files, url)
+        self._folder = folder
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+
+    async def put_verified(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str,
+        cache_control: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        expect_present: bool = False,
+    ) -> None:
+        """As in every store; see there."""
+        attributes = attributes_of(content_type, cache_control, metadata or {})
+        with self._translated("put", key):
+            if await self._in_thread(self._put_and_read_back, key, data, attributes):
+                return
+        await super().put_verified(
+            key,
+            data,
+            content_type=content_type,
+            cache_control=cache_control,
+            metadata=metadata,
+            expect_present=expect_present,
+        )
+
+    async def stored(self, key: str, data: bytes) -> bool:
+        """Reads it back: a folder's ETag says nothing about the bytes, so a HEAD would only come before the reading."""
+        try:
+            return await self.get(key) == data
+        except ObjectMissing:
+            return False
+
+    async def _create(self, key: str, data: bytes, attributes: "Attributes") -> None:
+        await self._in_thread(self._create_now, key, data, attributes)
+
+    def _put_and_read_back(self, key: str, data: bytes, attributes: "Attributes") -> bool:
+        with suppress(AlreadyExistsError):
+            self._create_now(key, data, attributes)
+        try:
+            return self._files.get(key).bytes().to_bytes() == data
+        except FileNotFoundError:
+            return False
+
+    def _create_now(self, key: str, data: bytes, attributes: "Attributes") -> None:
+        if (self._folder / key).exists():  # the manifest of the object that is there stays as it is
+            raise AlreadyExistsError(key)
+        self._files.put(_manifest(key), json.dumps(attributes).encode())
+        self._files.put(key, data, mode="create")
+
+    async def _described(self, key: str, attributes: "Attributes") -> "Attributes":
+        try:
+            result = await self._files.get_async(_manifest(key))
+        except FileNotFoundError:  # somebody else put the object there
+            return {}
+        try:
+            described: dict[str, str] = json.loads((await result.bytes_async()).to_bytes())
+        except ValueError:  # a power failure can leave it empty: nothing here waits for the disk
+            return {}
+        return described
+
+    async def _remove(self, key: str) -> None:
+        for path in (key, _manifest(key)):
+            with suppress(FileNotFoundError):
+                await self._files.delete_async(path)
+            _remove_temporary_files(self._folder / path)
+
+    async def _in_thread(self, work: Callable[..., _T], *arguments: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
+    def _advice(self, reason: str) -> str:
+        return "check that this folder is writable and its disk not full"
+
+
+def _manifest(key: str) -> str:
+    return f"{MANIFESTS}/{key}.json"
+
+
+def _remove_temporary_files(file: Path) -> None:
+    for temporary in file.parent.glob(f"{escape(file.name)}#*"):
+        temporary.unlink(missing_ok=True)

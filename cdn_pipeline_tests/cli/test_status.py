@@ -1,0 +1,117 @@
+"""`status` fits on a screen, and its exit status says whether all is well."""
+
+import json
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline_tests.cli.conftest import Invoke
+from cdn_pipeline_tests.queue.catalogs import RUN, outcome, publish, reference, register, see, take
+
+
+def fill(connection: sa.Connection) -> None:
+    """A catalog with a little of everything: published, failed, waiting, retried, in hand, due, a rollout, hours."""
+    register(connection, RUN)
+    see(connection, reference())
+    publish(connection)
+    see(connection, *(reference(image=f"failing {number}", shard="01") for number in range(5)))
+    ends = [
+        (Verdict.FAILED, FailureKind.IMAGE_CORRUPT),
+        (Verdict.FAILED, FailureKind.SOURCE_GONE),
+        (Verdict.WAITING, FailureKind.SIGNATURE_MISMATCH),
+        (Verdict.WAITING, FailureKind.BLOCKED_ADDRESS),
+        (Verdict.RETRYING, FailureKind.CONNECTION_FAILED),
+    ]
+    settle(
+        connection,
+        RUN,
+        [
+            outcome(job, verdict, failure=failure, retry_in_seconds=7000)
+            for job, (verdict, failure) in zip(take(connection), ends, strict=True)
+        ],
+    )
+    see(connection, reference(image="in hand", shard="02"))
+    take(connection)
+    see(connection, *(reference(image=f"due {n}", source_type="post_thumbnail", shard="03") for n in range(12)))
+    connection.execute(
+        sa.text("""
+            INSERT INTO cdn_processing_stats (date, hour, jobs_processed, jobs_failed, peak_queue_depth,
+                                              worker_utilization_percent)
+            SELECT '2026-03-01', n, 10000 + n, n, 20000, 97 FROM generate_series(0, 9) n""")
+    )
+    connection.execute(sa.text("INSERT INTO cdn_rollouts VALUES ('instagram', 'avif_thumbnails', 1, now(), NULL)"))
+    connection.execute(
+        sa.text("""
+            INSERT INTO cdn_source_watermarks (collection, shard, scanned_at, fully_scanned_at)
+            SELECT 'instagram', lpad(to_hex(n), 2, '0'), now(), now() FROM generate_series(0, 63) n""")
+    )
+
+
+def test_a_catalog_in_order_is_healthy(invoke: Invoke, connection: sa.Connection) -> None:
+    see(connection, reference())
+    publish(connection)
+    result = invoke("status")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("Healthy: 100.0% of 1 images are published")
+    assert "0 images lost, 0 arrived dead" in result.output
+
+
+def test_an_empty_catalog_says_what_to_do(invoke: Invoke) -> None:
+    result = invoke("status")
+    assert result.exit_code == 0, result.output
+    assert "publish_images" in result.output
+    assert "The queue is empty" in result.output
+
+
+def test_a_lost_image_is_told_first_and_is_no_success(invoke: Invoke, connection: sa.Connection) -> None:
+    see(connection, reference())
+    connection.execute(sa.text("UPDATE cdn_image_assets SET url_expires_at = now() - interval '3 hours'"))
+    result = invoke("status")
+    assert result.exit_code == 1
+    headline, first = result.output.splitlines()[:2]
+    assert headline.startswith("Unhealthy: ")
+    lost = connection.scalar(sa.text("SELECT id FROM cdn_image_assets"))
+    assert first.startswith(f"→ `cdn-pipeline explain {lost}`")
+    assert "1 image lost" in result.output
+
+
+def test_everything_is_at_a_glance(invoke: Invoke, connection: sa.Connection) -> None:
+    fill(connection)
+    told = invoke("status").output
+    for words in (
+        "19: 15 pending",
+        "published    1 (5.3%)",
+        "1 image completed, 3 failed or still retrying",
+        "64 of 64 shards read",
+        "avif_thumbnails v1: 0 of 1 done",
+        "signature_mismatch",
+        FailureKind.SIGNATURE_MISMATCH.advice,
+        "03-01 09:00",
+        RUN.run_id,
+    ):
+        assert words in told
+
+
+@pytest.mark.parametrize("columns", [80, 100, 120])
+def test_it_fits_on_one_screen(invoke: Invoke, connection: sa.Connection, columns: int) -> None:
+    fill(connection)
+    lines = invoke("status", columns=columns).output.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert len(lines) <= (50 if columns >= 100 else 60)
+
+
+def test_programs_get_the_same_as_json(invoke: Invoke, connection: sa.Connection) -> None:
+    fill(connection)
+    result = invoke("status", "--json", columns=40)
+    facts = json.loads(result.output)
+    assert result.exit_code == (0 if facts["health"] == "healthy" else 1)
+    assert facts["images"]["by_status"]["failed"] == 2
+    assert facts["watch"]["lost"] == 0
+    assert [line["priority"] for line in facts["queue"]] == [2, 4]
+    assert facts["queue"][1]["due"] == 12
+    assert facts["oldest_due"]["age"] < timedelta(hours=1).total_seconds()
+    assert facts["rollouts"][0]["recipe"] == "avif_thumbnails"
+    assert facts["runs"][0]["lives"] is True

@@ -1,0 +1,206 @@
+"""The sensor on a small world: what it asks for is run, and what it asked for is not asked for twice."""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from cdn_pipeline.collections import SHARDS
+from cdn_pipeline.definitions import defs
+from cdn_pipeline.demo import app_database as demo
+from cdn_pipeline.orchestration import sensors
+from cdn_pipeline.orchestration.sensors import due_images_sensor
+from cdn_pipeline.sources.app_database import shard_of
+from cdn_pipeline_tests.orchestration.workplace import ALL_SHARDS, ASSETS, Workplace, shard_tags
+from cdn_pipeline_tests.world import SmallWorld, World
+
+SOURCE = ASSETS[0]
+
+
+@pytest.fixture
+def place(memory_workplace: Workplace) -> Iterator[Workplace]:
+    """Databases of a test are gone after it, and so are the sensor's connections."""
+    yield memory_workplace
+    sensors._databases.close()
+
+
+@pytest.fixture
+def world(small_world: SmallWorld) -> World:
+    return small_world(profiles=3, posts=0)
+
+
+def tick(place: Workplace) -> Sequence[dg.RunRequest] | str:
+    """What one evaluation of the sensor asks for, or why it asks for nothing."""
+    with dg.build_sensor_context(instance=place.instance, definitions=defs) as context:
+        answer = due_images_sensor.evaluate_tick(context)
+    return answer.run_requests or answer.skip_message or ""
+
+
+def requests(place: Workplace) -> Sequence[dg.RunRequest]:
+    asked = tick(place)
+    assert not isinstance(asked, str), asked
+    return asked
+
+
+def execute(place: Workplace, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
+    return defs.resolve_job_def("publish_images").execute_in_process(
+        instance=place.instance, tags=request.tags, run_config=request.run_config
+    )
+
+
+def begin(place: Workplace, job: str = "publish_images", **tags: str) -> dg.DagsterRun:
+    """A run that has not ended."""
+    return place.instance.create_run_for_job(defs.resolve_job_def(job), tags=tags, status=dg.DagsterRunStatus.STARTED)
+
+
+def published(catalog: sa.Engine) -> set[str]:
+    with catalog.connect() as connection:
+        shown = "SELECT source_id FROM cdn_image_urls WHERE cdn_path_256 IS NOT NULL AND cdn_path_512 IS NOT NULL"
+        return set(connection.scalars(sa.text(shown)))
+
+
+def test_new_rows_are_published_by_the_run_that_the_sensor_asks_for(
+    place: Workplace, world: World, catalog: sa.Engine
+) -> None:
+    (first,) = requests(place)
+    assert shard_tags(*ALL_SHARDS).items() <= first.tags.items()
+    assert execute(place, first).success
+    assert published(catalog) == {str(profile_id) for profile_id in world.profile_ids}
+    assert str(tick(place)).startswith("nothing is due; no source row changed since ")
+
+    profile_id = demo.add_profile(world.engine, world.origin.signer, seed=7, posts=0)
+    (request,) = requests(place)
+    shard = shard_of(profile_id)
+    assert {"dagster/partition": shard, "lane": "regular", "dagster/priority": "0"}.items() <= request.tags.items()
+    run = execute(place, request)
+    assert run.success
+    assert str(profile_id) in published(catalog)
+    discovered = place.metadata(run.run_id, SOURCE, shard)
+    assert (discovered["scope"], discovered["profiles"], discovered["new"]) == ("changed rows", 1, 1)
+    assert isinstance(tick(place), str)
+
+
+def test_a_scan_of_everything_says_so_and_tells_what_is_gone(place: Workplace, world: World) -> None:
+    assert place.run(*ALL_SHARDS).success
+    with world.engine.begin() as connection:
+        connection.execute(demo.profiles_table.delete())
+    again = place.run(*ALL_SHARDS)
+    assert place.metadata(again.run_id, SOURCE, "00")["scope"] == "every row"
+    assert place.sum_of("removed", again.run_id, SOURCE) == 3
+
+
+def test_one_tick_evaluated_twice_has_the_same_keys(place: Workplace, world: World) -> None:
+    keys = [request.run_key for _ in range(2) for request in requests(place)]
+    assert all(key and key.startswith("00-3f:regular:") for key in keys)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        shard_tags(*ALL_SHARDS),
+        {**shard_tags("00", "2f"), "lane": "regular"},
+    ],
+)
+def test_shards_of_a_run_that_has_not_ended_are_not_asked_for_twice(
+    place: Workplace, world: World, tags: dict[str, str]
+) -> None:
+    begin(place, **tags)
+    asked = tick(place)
+    if tags == shard_tags(*ALL_SHARDS):
+        assert asked == "nothing is due; runs are reading changed source rows of 64 shards"
+    else:
+        assert not isinstance(asked, str)
+        (request,) = asked
+        assert shard_tags("30", "3f").items() <= request.tags.items()
+
+
+def test_a_single_shard_that_runs_already_is_bridged_or_left_out(place: Workplace, world: World) -> None:
+    begin(place, **shard_tags("00"))
+    (request,) = requests(place)
+    assert shard_tags("01", "3f").items() <= request.tags.items()
+
+
+@pytest.mark.parametrize("bulk", [{"lane": "bulk"}, {"dagster/backfill": "b"}])
+def test_a_bulk_run_does_not_keep_new_rows_waiting(place: Workplace, world: World, bulk: dict[str, str]) -> None:
+    begin(place, "nightly_freshness", **shard_tags(*ALL_SHARDS), **bulk)
+    (request,) = requests(place)
+    assert request.tags["lane"] == "regular"
+
+
+def test_runs_of_other_jobs_and_finished_runs_cover_nothing(place: Workplace, world: World) -> None:
+    place.instance.report_run_canceled(begin(place, **shard_tags(*ALL_SHARDS)))
+    begin(place, "hourly_stats", **{"dagster/partition": "2026-03-01-00:00"})
+    (request,) = requests(place)
+    assert shard_tags(*ALL_SHARDS).items() <= request.tags.items()
+
+
+def test_materializing_some_assets_covers_nothing_and_all_of_them_what_it_names(place: Workplace, world: World) -> None:
+    everything = defs.resolve_implicit_global_asset_job_def()
+
+    def begin_assets(assets: Sequence[dg.AssetKey]) -> dg.DagsterRun:
+        return place.instance.create_run_for_job(
+            everything.get_subset(asset_selection=set(assets)),
+            tags=shard_tags(*ALL_SHARDS),
+            status=dg.DagsterRunStatus.STARTED,
+            asset_selection=frozenset(assets),
+        )
+
+    begin_assets(ASSETS[:1])
+    assert len(requests(place)) == 1
+    begin_assets(ASSETS)
+    assert isinstance(tick(place), str)
+
+
+def test_a_run_whose_process_was_killed_covers_nothing(place: Workplace, world: World, catalog: sa.Engine) -> None:
+    run = begin(place, **shard_tags(*ALL_SHARDS))
+    assert isinstance(tick(place), str)
+    with catalog.begin() as connection:
+        registered = sa.text("INSERT INTO cdn_runs (run_id, lock_key, worker_id) VALUES (:run_id, 1, 'here:1')")
+        connection.execute(registered, {"run_id": run.run_id})
+    assert len(requests(place)) == 1
+
+
+def test_a_users_request_gets_its_own_lane_also_beside_a_backfill(
+    place: Workplace, world: World, catalog: sa.Engine
+) -> None:
+    assert place.run(*ALL_SHARDS, config={"limit": 1}).success
+    with catalog.begin() as connection:
+        connection.execute(sa.text("UPDATE cdn_image_jobs SET priority = 10 WHERE status = 'queued'"))
+    begin(place, **shard_tags(*ALL_SHARDS), lane="bulk")
+    assert str(tick(place)).startswith("runs are at work on the 2 images due in 2 shards; ")
+    with catalog.begin() as connection:
+        first = "(SELECT id FROM cdn_image_jobs WHERE status = 'queued' LIMIT 1)"
+        shard = connection.scalar(sa.text(f"UPDATE cdn_image_jobs SET priority = 1 WHERE id = {first} RETURNING shard"))
+    (request,) = requests(place)
+    assert {"dagster/partition": shard, "lane": "urgent", "dagster/priority": "10"}.items() <= request.tags.items()
+
+
+def test_a_tick_without_its_source_fails_in_words_and_the_next_one_works(
+    place: Workplace, world: World, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    monkeypatch.setenv("SOURCE_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
+    with pytest.raises(Exception, match=r"the application database \(SOURCE_DATABASE_URL\) does not answer"):
+        tick(place)
+    monkeypatch.setenv("CATALOG_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
+    with pytest.raises(Exception, match=r"the catalog \(CATALOG_DATABASE_URL\) does not answer"):
+        tick(place)
+    for name in ("SOURCE_DATABASE_URL", "CATALOG_DATABASE_URL"):
+        monkeypatch.setenv(name, environment[name])
+    assert len(requests(place)) == 1
+
+
+def test_ticks_share_their_connections(place: Workplace, world: World) -> None:
+    tick(place)
+    catalog = sensors._databases._catalog
+    tick(place)
+    assert sensors._databases._catalog is catalog
+
+
+def test_the_sensor_is_stopped_until_somebody_starts_it_and_asks_for_known_shards(place: Workplace) -> None:
+    assert due_images_sensor.default_status is dg.DefaultSensorStatus.STOPPED
+    assert due_images_sensor.minimum_interval_seconds == 20
+    assert due_images_sensor.description
+    assert sensors._shards({"dagster/partition": "2026-03-01-00:00"}) == []
+    assert sensors._shards({}) == []
+    assert list(sensors._shards(shard_tags("05", "07"))) == list(SHARDS[5:8])
