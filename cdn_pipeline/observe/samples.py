@@ -50,7 +50,8 @@ def sample_pictures(connection: sa.Connection, shard: str, size_name: str, count
 _PICTURES_FROM = """
     (SELECT a.source_type, a.media_id, r.path, r.width, r.height, r.file_size
      FROM cdn_image_assets a
-     JOIN cdn_image_renditions r ON r.asset_id = a.id AND r.state = 'current' AND r.size_name = :size_name
+     JOIN cdn_image_renditions r ON r.asset_id = a.id AND r.state = 'current'
+          AND r.size_name = :size_name AND r.format = 'webp'
      WHERE a.shard = :shard AND a.id {} :start ORDER BY a.id LIMIT :count)
 """
 _PICTURES = sa.text(f"""

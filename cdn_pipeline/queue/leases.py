@@ -111,8 +111,11 @@ def renew_leases(connection: sa.Connection, run: Run) -> int:
         raise RunLostError(f"the catalog dropped the connection that held the lock of run {run.run_id}")
     return connection.execute(
         sa.text(
-            "UPDATE cdn_image_jobs SET lease_until = clock_timestamp() + :lease "
-            "WHERE status = 'processing' AND run_id = :run_id"
+            f"""UPDATE cdn_image_jobs
+                SET busy = CASE WHEN {_HAS_SLEPT} THEN busy + {BUSY_UNTIL_LAST_RENEWAL} ELSE busy END,
+                    started_at = CASE WHEN {_HAS_SLEPT} THEN clock_timestamp() ELSE started_at END,
+                    lease_until = clock_timestamp() + :lease
+                WHERE status = '{JobStatus.PROCESSING}' AND run_id = :run_id"""
         ),
         {"lease": LEASE, "run_id": run.run_id},
     ).rowcount
@@ -124,9 +127,13 @@ def release_dead_leases(connection: sa.Connection, shards: Sequence[str]) -> int
 
 
 # What a job in hand adds to its `busy` times. A clock that was set back must not end a range before it begins.
-BUSY_UNTIL_NOW = "tstzmultirange(tstzrange(started_at, greatest(started_at, clock_timestamp())))"
+# A run that was stopped for longer than its lease has done nothing since the last renewal, as far as anybody knows: an
+# hour that was counted meanwhile must not change.
 BUSY_UNTIL_LAST_RENEWAL = f"""tstzmultirange(tstzrange(
     started_at, greatest(started_at, lease_until - make_interval(secs => {LEASE.total_seconds()}))))"""
+_HAS_SLEPT = "lease_until < clock_timestamp()"
+BUSY_IN_HAND = f"""CASE WHEN {_HAS_SLEPT} THEN {BUSY_UNTIL_LAST_RENEWAL}
+    ELSE tstzmultirange(tstzrange(started_at, greatest(started_at, clock_timestamp()))) END"""
 
 
 def back_to_download(condition: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cdn_pipeline.failures import FailureKind
-from cdn_pipeline.queue.leases import BUSY_UNTIL_NOW, Run, back_to_download
+from cdn_pipeline.queue.leases import BUSY_IN_HAND, Run, back_to_download
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, Stage
 
 
@@ -142,9 +142,14 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "original_width": original and original.width,
         "original_height": original and original.height,
         "content_type": original and _text(original.content_type, 50),
-        "etag": original and _text(original.etag, 255),
-        "last_modified": original and _text(original.last_modified, 64),
+        "etag": original and _whole(original.etag, 255),
+        "last_modified": original and _whole(original.last_modified, 64),
     }
+
+
+def _whole(validator: str | None, length: int) -> str | None:
+    """A validator that fits: one that was cut would never match."""
+    return _text(validator, length) if validator and len(validator) <= length else None
 
 
 def _text(words: str | None, length: int) -> str | None:
@@ -213,7 +218,7 @@ _SETTLE = sa.text(f"""
             bytes_in = coalesce(o.bytes_in, j.bytes_in), bytes_out = coalesce(o.bytes_out, j.bytes_out),
             processing_duration_ms = CASE WHEN verdict = '{Verdict.RELEASED}' THEN processing_duration_ms
                                           ELSE total_ms END,
-            busy = j.busy + {BUSY_UNTIL_NOW}, lease_until = NULL, updated_at = clock_timestamp(),
+            busy = j.busy + {BUSY_IN_HAND}, lease_until = NULL, updated_at = clock_timestamp(),
             run_id = CASE WHEN verdict = '{Verdict.RELEASED}' THEN NULL ELSE run_id END
         FROM held AS o WHERE j.id = o.job_id
     ), images AS (

@@ -24,7 +24,7 @@ from cdn_pipeline.observe.stats import (
     latest_hour,
     write_hour,
 )
-from cdn_pipeline.queue.leases import release_dead_leases, renew_leases
+from cdn_pipeline.queue.leases import LEASE, release_dead_leases
 from cdn_pipeline.queue.outcomes import Verdict, settle
 from cdn_pipeline_tests.observe.histories import Job, count, histories, write
 from cdn_pipeline_tests.queue.catalogs import RUN, outcome, publish, published, reference, see, session, take_one
@@ -142,7 +142,7 @@ def test_a_job_in_hand_counts_as_it_will_once_it_has_ended(clocked: sa.Connectio
     set_clock(clocked, EIGHT + 45 * MINUTE)
     job = take_one(clocked)
     set_clock(clocked, EIGHT + 64 * MINUTE)
-    renew_leases_of_everybody(clocked)
+    renew_in_time(clocked)
     set_clock(clocked, EIGHT + 65 * MINUTE)
     while_in_hand = compute_hour(clocked, EIGHT)
 
@@ -156,7 +156,7 @@ def test_a_killed_run_counts_until_its_last_renewal_released_or_not(clocked: sa.
     see(clocked, reference())
     take_one(clocked)
     set_clock(clocked, EIGHT + 30 * MINUTE)
-    renew_leases_of_everybody(clocked)
+    renew_in_time(clocked)
     set_clock(clocked, EIGHT + 65 * MINUTE)
     before = compute_hour(clocked, EIGHT)
 
@@ -172,6 +172,7 @@ def test_what_happens_later_leaves_a_settled_hour_as_it_is(clocked: sa.Connectio
     set_clock(clocked, EIGHT + 10 * MINUTE)
     failed = outcome(take_one(clocked), Verdict.RETRYING, retry_in_seconds=3600.0, download_ms=70)
     set_clock(clocked, EIGHT + 40 * MINUTE)
+    renew_in_time(clocked)
     settle(clocked, RUN, [failed])
     set_clock(clocked, EIGHT + 61 * MINUTE)
     early = compute_hour(clocked, EIGHT)
@@ -187,8 +188,12 @@ def test_what_happens_later_leaves_a_settled_hour_as_it_is(clocked: sa.Connectio
     assert compute_hour(clocked, EIGHT + HOUR).jobs_processed == 1
 
 
-def renew_leases_of_everybody(connection: sa.Connection) -> None:
-    assert renew_leases(connection, RUN) == 1
+def renew_in_time(connection: sa.Connection) -> None:
+    """As a run that has renewed its leases all along, and just did."""
+    assert connection.execute(
+        sa.text("UPDATE cdn_image_jobs SET lease_until = clock_timestamp() + :lease WHERE status = 'processing'"),
+        {"lease": LEASE},
+    ).rowcount
 
 
 # -- hours that are refused --

@@ -265,3 +265,19 @@ def test_being_freed_costs_no_retry_and_keeps_the_failure(catalog: sa.Engine) ->
         release_dead_leases(connection, ["00"])
         again = take_one(connection, run)
         assert (again.retry_count, again.last_failure) == (1, FailureKind.SOURCE_ERROR)
+
+
+def test_a_run_that_slept_through_its_lease_was_busy_until_its_last_renewal(catalog: sa.Engine) -> None:
+    with hold_run(catalog, "sleeper") as run, session(catalog) as connection:
+        see(connection, reference())
+        taken = take_one(connection, run)
+        connection.execute(
+            sa.text("""UPDATE cdn_image_jobs SET started_at = clock_timestamp() - interval '10 minutes',
+                              lease_until = clock_timestamp() - interval '5 minutes'""")
+        )
+        (asleep,) = jobs(connection)
+        renew_leases(connection, run)
+        settle(connection, run, [outcome(taken, Verdict.PUBLISHED)])
+        before, after = jobs(connection)[0]["busy"]
+        assert (before.lower, before.upper) == (asleep["started_at"], asleep["lease_until"] - LEASE)
+        assert after.lower > asleep["lease_until"]

@@ -383,7 +383,7 @@ def test_words_from_outside_that_postgres_refuses_do_not_spoil_the_batch(catalog
         job = take_one(connection)
         settle(connection, RUN, [outcome(job, Verdict.FAILED, detail=nasty, original=original)])
         assert image(connection)["processing_error"].startswith("?é")
-        assert len(image(connection)["source_etag"]) == 255
+        assert image(connection)["source_etag"] is None  # cut, it would never match
 
 
 def test_jobs_at_a_later_stage_are_left_to_runs_that_may_do_it(catalog: sa.Engine) -> None:
