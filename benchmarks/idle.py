@@ -92,21 +92,26 @@ class Dagster:
 
 def cpu_while(root: psutil.Process, seconds: float) -> Counter[str]:
     """CPU seconds by kind that a process and all below it use in this time, those that end meanwhile included."""
-    first: dict[int, float] = {}
-    last: dict[int, tuple[str, float]] = {}
+    before = _spent(root)
+    last = dict(before)
     ends_at = time.monotonic() + seconds
     while time.monotonic() < ends_at:
-        for process in [root, *root.children(recursive=True)]:
-            with suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                spent = times.user + times.system
-                first.setdefault(process.pid, 0.0 if last and process.pid not in last else spent)
-                last[process.pid] = _kind(process), spent
         time.sleep(1)
+        last.update(_spent(root))
     total: Counter[str] = Counter()
     for pid, (kind, spent) in last.items():
-        total[kind] += spent - first[pid]  # type: ignore[assignment]
+        total[kind] += spent - (before[pid][1] if pid in before else 0.0)  # type: ignore[assignment]
     return total
+
+
+def _spent(root: psutil.Process) -> dict[int, tuple[str, float]]:
+    """Kind and CPU seconds so far of a process and all below it, by pid."""
+    spent = {}
+    for process in [root, *root.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            spent[process.pid] = _kind(process), times.user + times.system
+    return spent
 
 
 def _kind(process: psutil.Process) -> str:
@@ -179,7 +184,7 @@ def watch(process: psutil.Process, dagster: Dagster, minutes: float) -> None:
 def time_to_first_download(folder: Path) -> float:
     """Seconds from the insert of a new profile to the start of its first download's job."""
     settings = Settings(_env_file=None, cdn_pipeline_var_dir=folder / "var")  # type: ignore[call-arg]
-    secret, port = stage._origin_key(settings)
+    secret, port = stage.origin_key(settings)
     with EmbeddedPostgres(folder / "var" / "postgres") as server:
         source = sa.create_engine(server.url(DEMO_DATABASE))
         catalog = sa.create_engine(server.url(CATALOG_DATABASE))

@@ -213,7 +213,6 @@ processing_stats = sa.Table(
     sa.Column("avg_file_size_bytes", sa.Integer, nullable=False, server_default="0"),
     sa.Column("error_categories", JSONB, nullable=False, server_default=sa.text("'{}'")),
     sa.Column("peak_queue_depth", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("peak_urgent_queue_depth", sa.Integer, nullable=False, server_default="0"),  # priorities 1-5
     sa.Column("worker_utilization_percent", sa.Integer, nullable=False, server_default="0"),
     _created(),
     _updated(),

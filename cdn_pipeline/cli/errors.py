@@ -6,6 +6,7 @@ from typing import ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from cdn_pipeline.settings import ConfigurationError
 
@@ -40,15 +41,18 @@ def explained(command: Callable[_P, _T]) -> Callable[_P, _T]:
             StoreUnavailable,
             UnknownRecipeError,
         ) as error:
-            _errors.print(f"[red]{type(error).__name__}:[/]", str(error), highlight=False, markup=True)
+            _tell(f"{type(error).__name__}:", str(error))
             raise typer.Exit(2) from error
         except OperationalError as error:
             advice = "check CATALOG_DATABASE_URL and SOURCE_DATABASE_URL"
-            reason = " ".join(str(error.orig).split())
-            _errors.print(f"[red]The database does not answer[/] ({advice}):", reason, highlight=False)
+            _tell("The database does not answer", f"({advice}): {' '.join(str(error.orig).split())}")
             raise typer.Exit(2) from error
         except OSError as error:
-            _errors.print("[red]The operating system refuses:[/]", str(error), highlight=False)
+            _tell("The operating system refuses:", str(error))
             raise typer.Exit(2) from error
 
     return explained_command
+
+
+def _tell(what: str, reason: str) -> None:
+    _errors.print(Text.assemble((what, "red"), " ", reason))

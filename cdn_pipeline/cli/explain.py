@@ -23,6 +23,7 @@ from cdn_pipeline.cli.sections import (
 )
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.observe.lookup import MOST_IMAGES, Reading, find_images
+from cdn_pipeline.observe.snapshot import snapshot
 from cdn_pipeline.observe.story import ImageStory, JobStory, UrlStory, tell_stories
 from cdn_pipeline.observe.times import at, clock, distance
 from cdn_pipeline.observe.why import QueueState, Why, failure_words, why
@@ -46,10 +47,9 @@ _OTHER_STYLE = "yellow"
 
 def explain_images(settings: Settings, console: Console, subject: str, *, every: bool, verbose: bool) -> bool:
     """Tells the story of the image that is meant, or a table of several; returns whether any was found."""
-    with open_catalog(settings) as engine, engine.connect() as connection:
-        connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        found = find_images(connection, INSTAGRAM, subject)
-        stories = tell_stories(connection, INSTAGRAM, found.image_ids)
+    with open_catalog(settings) as engine, snapshot(engine) as now:
+        found = find_images(now.connection, INSTAGRAM, subject)
+        stories = tell_stories(now, INSTAGRAM, found.image_ids)
     if not stories:
         _say_nothing_found(console, subject, found.readings)
         return False

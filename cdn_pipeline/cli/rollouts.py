@@ -25,21 +25,19 @@ _RUN_NOW = (
 
 def start(settings: Settings, console: Console, recipe: str, *, force: bool) -> None:
     """Opens the jobs of a rollout shard by shard, and says what happens next. It may be interrupted and repeated."""
-    opened = 0
     with open_catalog(settings) as engine:
         shards = start_rollout(engine, INSTAGRAM, recipe, force=force)
         with _progress(console) as progress:
             bar = progress.add_task(f"{recipe}: opening jobs", total=len(SHARDS))
-            for shard in shards:
-                opened = shard.total
-                progress.update(bar, advance=1, description=f"{recipe}: {counted(opened, 'job')} opened, shards")
-    if not opened:
+            for step in shards:
+                words = f"{recipe}: {counted(step.total, 'job')} opened, shards"
+                progress.update(bar, advance=1, description=words)
+    if not (step.total or step.let_go):
         console.print(as_text(f"{recipe}: no job was opened; `cdn-pipeline rollout` shows how far it is."))
         return
-    words = (
-        f"Opened {counted(opened, 'job')} of {recipe}. The sensor starts runs for them in the bulk lane; without it:"
-    )
-    console.print(as_text(words))
+    let_go = f" and let {counted(step.let_go, 'job')} go that had been on hold" if step.let_go else ""
+    words = f"Opened {counted(step.total, 'job')} of {recipe}{let_go}."
+    console.print(as_text(f"{words} The sensor starts runs for them in the bulk lane; without it:"))
     print_lines(console, [_RUN_NOW])
 
 
@@ -86,7 +84,14 @@ def _rollout_table(rollouts: list[RolloutStatus]) -> Table:
     counts = ("done", "open", "on hold", "failed", "of all")
     table = new_table("recipe", "version", "state", *counts, numbers=counts)
     for each in rollouts:
-        state = "paused" if each.paused else "rolling out" if each.open else "rolled out"
         numbers = (f"{count:,}" for count in (each.done, each.open, each.held, each.failed, each.total))
-        add_row(table, each.recipe, f"v{each.version}", state, *numbers)
+        add_row(table, each.recipe, f"v{each.version}", _state(each), *numbers)
     return table
+
+
+def _state(rollout: RolloutStatus) -> str:
+    if rollout.paused:
+        return "paused"
+    if rollout.done + rollout.failed >= rollout.total:
+        return "rolled out"
+    return "on hold" if rollout.held and not rollout.open else "rolling out"

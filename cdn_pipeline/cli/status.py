@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from datetime import UTC
 from typing import Any
 
 import pydantic_core
@@ -14,6 +13,8 @@ from cdn_pipeline.cli.sections import Fact, add_row, counted, new_table, print_f
 from cdn_pipeline.collections import INSTAGRAM, SHARD_COUNT
 from cdn_pipeline.observe.health import CheckUp, Health, check_up
 from cdn_pipeline.observe.overview import Overview, look_over
+from cdn_pipeline.observe.snapshot import snapshot
+from cdn_pipeline.observe.thresholds import LOST_LATELY
 from cdn_pipeline.observe.times import clock, distance, span
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.upkeep.rollout import RolloutStatus, rollout_status
@@ -25,10 +26,9 @@ _STYLES = {Health.HEALTHY: "green", Health.DEGRADED: "yellow", Health.UNHEALTHY:
 
 def show_status(settings: Settings, console: Console, *, as_json: bool) -> bool:
     """Shows the state of the whole; returns whether it is healthy."""
-    with open_catalog(settings) as engine, engine.connect() as connection:
-        connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        overview = look_over(connection, INSTAGRAM)
-        rollouts = rollout_status(connection, INSTAGRAM)
+    with open_catalog(settings) as engine, snapshot(engine) as now:
+        overview = look_over(now, INSTAGRAM)
+        rollouts = rollout_status(now.connection, INSTAGRAM)
     checked = check_up(overview)
     if as_json:
         print(_as_json(checked, overview, rollouts))  # noqa: T201  # unwrapped and without colour
@@ -72,7 +72,9 @@ def _facts(overview: Overview, rollouts: Sequence[RolloutStatus]) -> Iterator[Fa
 
 def _watch(overview: Overview) -> Text:
     watch = overview.watch
-    lost = Text(f"{counted(watch.lost, 'image')} lost", style="bold red" if watch.lost else "green")
+    style = "bold red" if watch.lost_lately else "yellow" if watch.lost else "green"
+    lately = f" ({watch.lost_lately:,} in the last {span(LOST_LATELY)})" if watch.lost else ""
+    lost = Text(f"{counted(watch.lost, 'image')} lost{lately}", style=style)
     return lost.append(f", {watch.arrived_dead:,} arrived dead", style="not bold default")
 
 
@@ -130,9 +132,9 @@ def _print_hours(console: Console, overview: Overview) -> None:
     table = new_table(*columns, numbers=columns[1:])
     for line in overview.hours:
         success = f"{line.success_rate:.1%}" if line.success_rate is not None else None
-        speed, utilization = f"{line.images_per_second:.1f}", f"{line.worker_utilization_percent}%"
-        hour = f"{line.hour.astimezone(UTC):%m-%d %H:%M}"
-        add_row(table, hour, line.processed, line.failed, success, speed, line.peak_queue_depth, utilization)
+        speed, utilization = f"{line.jobs_per_second:.1f}", f"{line.worker_utilization_percent}%"
+        hour = f"{line.start:%m-%d %H:%M}"
+        add_row(table, hour, line.jobs_processed, line.jobs_failed, success, speed, line.peak_queue_depth, utilization)
     console.print(table)
 
 

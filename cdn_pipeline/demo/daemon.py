@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 from dagster._utils.schedules import schedule_execution_time_iterator
+from dagster_shared.error import SerializableErrorInfo
 
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
@@ -91,6 +92,8 @@ class Daemon:
             run_config={**request.run_config, "loggers": _QUIET},
             raise_on_error=False,
         )
+        if _was_interrupted(result):  # Dagster takes the signal for the end of one run
+            raise KeyboardInterrupt
         failed_checks = list(_failed_checks(result))
         self.record.runs[name] += 1
         self.record.failed_checks += failed_checks
@@ -114,6 +117,15 @@ def _failed_checks(result: dg.ExecuteInProcessResult) -> Iterator[FailedCheck]:
             yield FailedCheck(datetime.now(UTC), check.check_name, check.severity.value, check.description or "")
 
 
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    return any(error.cls_name == dg.DagsterExecutionInterruptedError.__name__ for error in _errors(result))
+
+
 def _reason(result: dg.ExecuteInProcessResult) -> str:
-    errors = [event.step_failure_data.error for event in result.get_step_failure_events()]
-    return "; ".join((error.cause or error).message.strip() for error in errors if error)
+    return "; ".join((error.cause or error).message.strip() for error in _errors(result))
+
+
+def _errors(result: dg.ExecuteInProcessResult) -> Iterator[SerializableErrorInfo]:
+    for event in result.get_step_failure_events():
+        if error := event.step_failure_data.error:
+            yield error

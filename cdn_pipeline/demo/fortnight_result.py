@@ -1,13 +1,16 @@
 """What came of the simulated fortnight, in numbers and as a table."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import groupby
 
-from cdn_pipeline.demo.daemon import Record
+from cdn_pipeline.demo.daemon import FailedCheck, Record
 from cdn_pipeline.demo.history import Comparison
 from cdn_pipeline.demo.proof import CatalogState
+
+_ONE_EPISODE = timedelta(hours=2)  # standing checks run every hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Result:
 
     @property
     def lost(self) -> int:
-        """Images lost on our watch, at the end or by any hour's check."""
+        """Images lost on our watch at the end, and hours whose check said that some were."""
         return self.state.lost + sum(check.name == "no_image_lost_on_our_watch" for check in self.record.failed_checks)
 
     @property
@@ -45,8 +48,7 @@ class Result:
         yield from (f"hour without statistics: {hour:%Y-%m-%d %H:%M}" for hour in comparison.missing)
         yield from (f"differs: {difference}" for difference in comparison.differences)
         yield from (f"broken run: {words}" for words in self.record.broken)
-        for check in self.record.failed_checks:
-            yield f"{check.moment:%Y-%m-%d %H:%M} {check.name} ({check.severity}): {check.words}"
+        yield from (_episode(checks) for checks in _episodes(self.record.failed_checks))
 
     def _rows(self) -> Iterator[tuple[str, object]]:
         record, state, comparison = self.record, self.state, self.comparison
@@ -67,9 +69,27 @@ class Result:
         yield "jobs ended, by the independent count", f"{comparison.jobs:,}"
         yield (
             "hours compared, differing, without statistics",
-            (f"{comparison.hours}, {len(comparison.differences)}, {len(comparison.missing)}"),
+            f"{comparison.hours}, {len(comparison.differences)}, {len(comparison.missing)}",
         )
         yield "checks that did not pass", _listed(Counter(check.name for check in record.failed_checks))
+
+
+def _episodes(checks: Iterable[FailedCheck]) -> Iterator[list[FailedCheck]]:
+    """The same check, hour after hour."""
+    for _, same in groupby(sorted(checks, key=lambda check: check.name), key=lambda check: check.name):
+        episode: list[FailedCheck] = []
+        for check in same:
+            if episode and check.moment - episode[-1].moment > _ONE_EPISODE:
+                yield episode
+                episode = []
+            episode.append(check)
+        yield episode
+
+
+def _episode(checks: Sequence[FailedCheck]) -> str:
+    first, last = checks[0], checks[-1]
+    when = f"{first.moment:%Y-%m-%d %H:%M} to {last.moment:%Y-%m-%d %H:%M}, {len(checks)} times"
+    return f"{first.name} ({first.severity}), {when}; at first: {first.words}"
 
 
 def _listed(numbers: Mapping[str, object]) -> str:

@@ -80,7 +80,7 @@ def require_embedded(settings: Settings) -> None:
 @contextmanager
 def open_stage(settings: Settings) -> Iterator[Stage]:
     """Starts the origin and opens the application database, filled on the first time."""
-    secret, port = _origin_key(settings)
+    secret, port = origin_key(settings)
     origin_url = f"http://127.0.0.1:{port}"
     command = python(
         "-m", "cdn_pipeline.demo.origin", "--port", str(port), "--state-dir", str(folder(settings)), "--secret", secret
@@ -106,7 +106,7 @@ def _fill(database: sa.Engine, signer: Signer) -> None:
         app_database.resign_all(database, signer)
 
 
-def _origin_key(settings: Settings) -> tuple[str, int]:
+def origin_key(settings: Settings) -> tuple[str, int]:
     """The secret and port of the origin, kept so that URLs of an earlier demo still work."""
     file = folder(settings) / "origin.json"
     secret, port = secrets.token_hex(16), _ORIGIN_PORT

@@ -80,7 +80,7 @@ class _Scan:
             sightings = transaction(self.catalog, partial(_take_in, collection=self.collection, batch=batch))
             keys = [sighting.reference.key for sighting in sightings]
             transaction(self.catalog, partial(mark_sighted, keys=keys))
-            _count(found, batch, sightings)
+            _count(found, batch, sightings, began)
             reached = max(batch.profiles)
             yield from self._finish([found.pop(shard) for shard in list(found) if shard < reached], began)
         yield from self._finish(list(found.values()), began)
@@ -135,7 +135,7 @@ def _without_repeats(references: Sequence[ImageReference]) -> list[ImageReferenc
     return list(latest.values())
 
 
-def _count(found: dict[str, Discovered], batch: SourceBatch, sightings: Sequence[Sighting]) -> None:
+def _count(found: dict[str, Discovered], batch: SourceBatch, sightings: Sequence[Sighting], began: datetime) -> None:
     for shard, profiles in batch.profiles.items():
         found[shard].profiles += profiles
     for (shard, kind), count in batch.problems.items():
@@ -146,4 +146,5 @@ def _count(found: dict[str, Discovered], batch: SourceBatch, sightings: Sequence
     for sighting in sightings:
         shard_found = found[sighting.reference.shard]
         shard_found.changes[sighting.change] += 1
-        shard_found.arrived_dead += sighting.change is Change.NEW and not sighting.opens_job
+        expires_at = sighting.best.expires_at
+        shard_found.arrived_dead += sighting.change is Change.NEW and expires_at is not None and expires_at <= began

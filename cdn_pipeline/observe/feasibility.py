@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
 from cdn_pipeline.collections import Collection
-from cdn_pipeline.observe.thresholds import MINIMUM_SAMPLE
+from cdn_pipeline.observe.thresholds import HOLD_ALARM, MINIMUM_SAMPLE
 from cdn_pipeline.observe.times import clock
 from cdn_pipeline.queue.states import JobStatus, Stage
 
@@ -20,12 +21,13 @@ class Feasibility:
 
     `rate` is in images per second of time with work in hand, not known as long as too few were downloaded lately.
     `at_risk` are those that expire before we reach them; without a rate, those that would be too late even if it took
-    no time.
+    no time. We never reach one that is on hold: it is at risk once it is within `HOLD_ALARM` of its expiry.
     """
 
     rate: float | None
-    waiting: int
+    waiting: int  # on hold or not
     at_risk: int
+    at_risk_on_hold: int  # of those at risk
     first_at_risk: datetime | None  # when the first of them expires
     words: str
 
@@ -40,21 +42,22 @@ def feasibility(connection: sa.Connection, collection: Collection) -> Feasibilit
         "window": RATE_WINDOW,
         "sample": RATE_SAMPLE,
         "minimum": MINIMUM_SAMPLE,
+        "hold_alarm": HOLD_ALARM,
     }
     row = connection.execute(_FEASIBILITY, values).one()
-    words = _words(row.rate, row.waiting, row.at_risk, row.first_at_risk)
-    return Feasibility(row.rate, row.waiting, row.at_risk, row.first_at_risk, words)
+    return Feasibility(**row._mapping, words=_words(row))
 
 
-def _words(rate: float | None, waiting: int, at_risk: int, first_at_risk: datetime | None) -> str:
-    if not waiting:
+def _words(row: sa.Row[Any]) -> str:
+    if not row.waiting:
         return "no image waits for its download"
-    pace = "no rate measured yet" if rate is None else f"at {rate:.1f} images/s"
-    if first_at_risk is None:
-        return f"of {waiting} waiting images none expires before we reach it ({pace})"
+    pace = "no rate measured yet" if row.rate is None else f"at {row.rate:.1f} images/s"
+    if not row.at_risk:
+        return f"of {row.waiting} waiting images none expires before we reach it ({pace})"
+    on_hold = f"{row.at_risk_on_hold} of them on hold, " if row.at_risk_on_hold else ""
     return (
-        f"of {waiting} waiting images {at_risk} will have expired when we reach them ({pace}), "
-        f"the first at {clock(first_at_risk)}"
+        f"of {row.waiting} waiting images {row.at_risk} will have expired when we reach them ({pace}), {on_hold}"
+        f"the first at {clock(row.first_at_risk)}"
     )
 
 
@@ -76,15 +79,17 @@ _FEASIBILITY = sa.text(f"""
         SELECT CAST(images / nullif(seconds, 0) AS float8) AS rate
         FROM sample CROSS JOIN in_hand WHERE images >= :minimum
     ), waiting AS (
-        SELECT deadline,
+        SELECT deadline, held_at IS NOT NULL AS on_hold,
                greatest(next_attempt_at, now() + make_interval(secs => coalesce(
-                   row_number() OVER (ORDER BY priority, deadline) / (SELECT rate FROM pace), 0))) AS reached_at
+                   row_number() OVER (ORDER BY held_at IS NOT NULL, priority, deadline) / (SELECT rate FROM pace), 0)
+               )) AS reached_at
         FROM cdn_image_jobs
-        WHERE collection = :collection AND status = '{JobStatus.QUEUED}' AND held_at IS NULL
-          AND stage = '{Stage.DOWNLOAD}'
+        WHERE collection = :collection AND status = '{JobStatus.QUEUED}' AND stage = '{Stage.DOWNLOAD}'
+    ), at_risk AS (
+        SELECT deadline, on_hold FROM waiting
+        WHERE deadline < CASE WHEN on_hold THEN now() + CAST(:hold_alarm AS interval) ELSE reached_at END
     )
-    SELECT (SELECT rate FROM pace) AS rate, count(*) AS waiting,
-           count(*) FILTER (WHERE deadline < reached_at) AS at_risk,
-           min(deadline) FILTER (WHERE deadline < reached_at) AS first_at_risk
-    FROM waiting
+    SELECT (SELECT rate FROM pace) AS rate, (SELECT count(*) FROM waiting) AS waiting, count(*) AS at_risk,
+           count(*) FILTER (WHERE on_hold) AS at_risk_on_hold, min(deadline) AS first_at_risk
+    FROM at_risk
 """)

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from cdn_pipeline.collections import BACKFILL_PRIORITY
+from cdn_pipeline.observe.feasibility import Feasibility
 from cdn_pipeline.observe.overview import Overview
 from cdn_pipeline.observe.thresholds import (
     Judgement,
@@ -14,8 +16,6 @@ from cdn_pipeline.observe.thresholds import (
     judge_queue_depth,
     judge_scans,
 )
-
-URGENT = range(1, 6)  # the priorities that somebody waits for
 
 
 class Health(StrEnum):
@@ -66,20 +66,23 @@ def _all_is_well(overview: Overview) -> str:
 
 def _judgements(overview: Overview) -> Iterator[tuple[Judgement, str]]:
     """Every number that is judged, with what to do first if it is not well. The gravest come first."""
-    yield judge_lost(overview.watch.lost), _look_at_a_lost_image(overview)
+    yield judge_lost(overview.watch.lost, overview.watch.lost_lately), _look_at_a_lost_image(overview)
     last_day = overview.last_day
     yield judge_health(last_day.completed, last_day.failed), _mend_the_most_frequent_failure(overview)
     yield judge_oldest_due(overview.oldest_due.age), _start_a_run(overview.oldest_due.shard)
-    urgent = sum(line.depth for line in overview.queue if line.priority in URGENT)
+    urgent = sum(line.depth for line in overview.queue if line.priority < BACKFILL_PRIORITY)
     yield judge_queue_depth(urgent), "Look whether runs are working; if they are, let more of them work at once."
-    yield judge_deadlines(overview.feasibility.at_risk, overview.feasibility.words), _HURRY
+    yield judge_deadlines(overview.feasibility.at_risk, overview.feasibility.words), _hurry(overview.feasibility)
     yield (
         judge_scans(overview.scans.begun, len(overview.scans.stale)),
         "Look whether `nightly_freshness` ran last night, and whether its schedule is on.",
     )
 
 
-_HURRY = "Let more runs work at once; `cdn-pipeline queue hold --priority 10` keeps re-encoding out of their way."
+def _hurry(found: Feasibility) -> str:
+    if found.at_risk_on_hold:
+        return "`cdn-pipeline queue restore` lets go what is on hold, while its URLs live."
+    return "Let more runs work at once; `cdn-pipeline queue hold --priority 10` keeps re-encoding out of their way."
 
 
 def _look_at_a_lost_image(overview: Overview) -> str:

@@ -12,11 +12,12 @@ from cdn_pipeline.collections import Collection
 from cdn_pipeline.engine.tally import NOT_IN_RATE
 from cdn_pipeline.failures import Blame, FailureKind
 from cdn_pipeline.observe.feasibility import Feasibility, feasibility
+from cdn_pipeline.observe.snapshot import Snapshot
 from cdn_pipeline.observe.standing import OldestDue, Scans, Watch, oldest_due, scans, watch
+from cdn_pipeline.observe.stats import HourStats, latest_hours
 from cdn_pipeline.observe.thresholds import HEALTH_WINDOW, UNRENEWED_ERROR
 from cdn_pipeline.queue.due import IS_DUE
 from cdn_pipeline.queue.intake import IS_OPEN
-from cdn_pipeline.queue.leases import dead_runs
 from cdn_pipeline.queue.states import ImageStatus, JobStatus
 
 LAST_HOURS = 6  # as many as one screen has room for
@@ -74,27 +75,6 @@ class LastDay:
 
 
 @dataclass(frozen=True, slots=True)
-class HourLine:
-    """One hour of `cdn_processing_stats`."""
-
-    hour: datetime
-    processed: int
-    failed: int
-    peak_queue_depth: int
-    worker_utilization_percent: int
-
-    @property
-    def success_rate(self) -> float | None:
-        """Of the jobs that ended in the hour, 0 to 1."""
-        return 1 - self.failed / self.processed if self.processed else None
-
-    @property
-    def images_per_second(self) -> float:
-        """Jobs that ended, over the whole hour."""
-        return self.processed / 3600
-
-
-@dataclass(frozen=True, slots=True)
 class RunLine:
     """A run that has not ended, and what it holds. `lives` if its process still holds its lock."""
 
@@ -127,14 +107,15 @@ class Overview:
     feasibility: Feasibility
     failures: tuple[FailureLine, ...]  # most images first
     last_day: LastDay
-    hours: tuple[HourLine, ...]  # the latest first
+    hours: tuple[HourStats, ...]  # the latest first
     runs: tuple[RunLine, ...]
     watermarks: Watermarks
     scans: Scans
 
 
-def look_over(connection: sa.Connection, collection: Collection) -> Overview:
+def look_over(snapshot: Snapshot, collection: Collection) -> Overview:
     """Gathers everything; a few seconds for a million images."""
+    connection = snapshot.connection
     values = {"collection": collection.name}
     unfinished = connection.execute(_UNFINISHED, values).all()
     return Overview(
@@ -146,8 +127,8 @@ def look_over(connection: sa.Connection, collection: Collection) -> Overview:
         feasibility=feasibility(connection, collection),
         failures=_failures(unfinished),
         last_day=_last_day(connection, collection),
-        hours=tuple(HourLine(**row) for row in connection.execute(_HOURS, {"hours": LAST_HOURS}).mappings()),
-        runs=_runs(connection, values),
+        hours=tuple(latest_hours(connection, LAST_HOURS)),
+        runs=_runs(snapshot, values),
         watermarks=Watermarks(**connection.execute(_WATERMARKS, values).mappings().one()),
         scans=scans(connection, collection, UNRENEWED_ERROR),
     )
@@ -223,12 +204,6 @@ def _last_day(connection: sa.Connection, collection: Collection) -> LastDay:
     return LastDay(**connection.execute(_LAST_DAY, values).mappings().one())
 
 
-_HOURS = sa.text("""
-    SELECT (date + make_interval(hours => hour)) AT TIME ZONE 'UTC' AS hour, jobs_processed AS processed,
-           jobs_failed AS failed, peak_queue_depth, worker_utilization_percent
-    FROM cdn_processing_stats ORDER BY date DESC, cdn_processing_stats.hour DESC LIMIT :hours
-""")
-
 _RUNS = sa.text(f"""
     SELECT r.run_id, r.worker_id, r.started_at, count(j.id) AS images,
            coalesce(array_agg(DISTINCT j.shard ORDER BY j.shard) FILTER (WHERE j.id IS NOT NULL), '{{}}') AS shards
@@ -239,11 +214,12 @@ _RUNS = sa.text(f"""
 """)
 
 
-def _runs(connection: sa.Connection, values: Mapping[str, Any]) -> tuple[RunLine, ...]:
-    dead = frozenset(dead_runs(connection))
+def _runs(snapshot: Snapshot, values: Mapping[str, Any]) -> tuple[RunLine, ...]:
     return tuple(
-        RunLine(row.run_id, row.worker_id, row.started_at, row.run_id not in dead, row.images, tuple(row.shards))
-        for row in connection.execute(_RUNS, values)
+        RunLine(
+            row.run_id, row.worker_id, row.started_at, row.run_id not in snapshot.dead, row.images, tuple(row.shards)
+        )
+        for row in snapshot.connection.execute(_RUNS, values)
     )
 
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from cdn_pipeline.collections import BACKFILL_PRIORITY, SHARDS, Collection
 from cdn_pipeline.failures import FailureKind, Remedy
+from cdn_pipeline.observe.thresholds import LOST_LATELY
 from cdn_pipeline.queue.due import IS_DUE
 from cdn_pipeline.queue.intake import IS_OPEN
 from cdn_pipeline.queue.states import ImageStatus, JobStatus
@@ -29,11 +30,13 @@ class Watch:
     """Images whose present picture we do not have and cannot fetch any more, by who was late.
 
     `lost`: we were. A URL of the picture was alive when we saw it and has expired since, and the source had not refused
-    it. `arrived_dead`: every URL of it had expired before we saw it. `samples` names up to 20 lost images, the latest
-    loss first, by the id that `cdn-pipeline explain` takes.
+    it; `lost_lately` of these within `LOST_LATELY`. (An image whose source row is removed gets no fresh URL and stays
+    lost.) `arrived_dead`: every URL of it had expired before we saw it. `samples` names up to 20 lost images, the
+    latest loss first, by the id that `cdn-pipeline explain` takes.
     """
 
     lost: int
+    lost_lately: int
     arrived_dead: int
     samples: tuple[str, ...]
 
@@ -43,9 +46,14 @@ def watch(connection: sa.Connection, collection: Collection) -> Watch:
 
     An image that failed for good is not lost: the source has answered.
     """
-    values = {"collection": collection.name, "refusals": list(REFUSALS), "samples": MAX_SAMPLES}
+    values = {
+        "collection": collection.name,
+        "refusals": list(REFUSALS),
+        "lately": LOST_LATELY,
+        "samples": MAX_SAMPLES,
+    }
     row = connection.execute(_WATCH, values).one()
-    return Watch(row.lost, row.arrived_dead, tuple(row.samples))
+    return Watch(row.lost, row.lost_lately, row.arrived_dead, tuple(row.samples))
 
 
 # A completed image has the original of its present identity, so all that is missing is in the partial index of
@@ -56,7 +64,8 @@ def watch(connection: sa.Connection, collection: Collection) -> Watch:
 # since; it still counts after an operator's retry has asked the dead URL once more and has filed the image as expired.
 _WATCH = sa.text(f"""
     WITH missing AS (
-        SELECT id, shard, source_type, source_url, url_expires_at, seen_alive, processing_status, failure_kind
+        SELECT id, shard, source_type, source_url, url_expires_at, seen_alive, removed_at, processing_status,
+               failure_kind
         FROM cdn_image_assets
         WHERE collection = :collection AND processing_status <> 'completed'
           AND original_identity IS DISTINCT FROM identity
@@ -70,9 +79,13 @@ _WATCH = sa.text(f"""
         WHERE seen_alive AND processing_status = '{ImageStatus.PENDING}' AND url_expires_at < clock_timestamp()
           AND NOT were_refused AND (are_open OR coalesce(failure_kind <> ALL(:refusals), true))
     )
-    SELECT (SELECT count(*) FROM lost) AS lost, (SELECT count(*) FROM missing WHERE NOT seen_alive) AS arrived_dead,
-           ARRAY(SELECT format('%s (%s, shard %s): its URL expired %s UTC', id, source_type, shard,
-                               to_char(url_expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'))
+    SELECT (SELECT count(*) FROM lost) AS lost,
+           (SELECT count(*) FROM lost WHERE url_expires_at > clock_timestamp() - CAST(:lately AS interval))
+               AS lost_lately,
+           (SELECT count(*) FROM missing WHERE NOT seen_alive) AS arrived_dead,
+           ARRAY(SELECT format('%s (%s, shard %s): its URL expired %s UTC%s', id, source_type, shard,
+                               to_char(url_expires_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI'),
+                               CASE WHEN removed_at IS NOT NULL THEN ', its source row is removed' END)
                  FROM lost ORDER BY url_expires_at DESC LIMIT :samples) AS samples
 """)
 
@@ -107,9 +120,10 @@ _OLDEST_DUE = sa.text(f"""
 
 @dataclass(frozen=True, slots=True)
 class Scans:
-    """When shards were last read in full. `stale` are those not read within the limit, or never, in order.
+    """When shards were last read in full. `stale` are those not read within the limit, in order.
 
-    `begun` is false as long as nothing was read at all.
+    One that was never read in full is stale when that is so since the first run, and so not at once in a first
+    backfill. `begun` is false as long as nothing was read at all.
     """
 
     begun: bool
@@ -124,10 +138,17 @@ def scans(connection: sa.Connection, collection: Collection, limit: timedelta) -
     return Scans(row.begun, tuple(row.stale or ()), row.oldest)
 
 
+# Who deletes old rows of cdn_runs may do so: the oldest full scan is as good a beginning.
 _SCANS = sa.text("""
-    SELECT count(w.shard) > 0 AS begun, min(fully_scanned_at) AS oldest,
-           array_agg(s.shard ORDER BY s.shard)
-               FILTER (WHERE coalesce(fully_scanned_at < clock_timestamp() - CAST(:limit AS interval), true)) AS stale
-    FROM unnest(CAST(:shards AS text[])) AS s(shard)
-    LEFT JOIN cdn_source_watermarks w ON w.shard = s.shard AND w.collection = :collection
+    WITH scanned AS (
+        SELECT s.shard, w.shard IS NOT NULL AS begun, w.fully_scanned_at
+        FROM unnest(CAST(:shards AS text[])) AS s(shard)
+        LEFT JOIN cdn_source_watermarks w ON w.shard = s.shard AND w.collection = :collection
+    ), first AS (
+        SELECT least((SELECT min(started_at) FROM cdn_runs), min(fully_scanned_at)) AS moment FROM scanned
+    )
+    SELECT bool_or(begun) AS begun, min(fully_scanned_at) AS oldest,
+           array_agg(shard ORDER BY shard)
+               FILTER (WHERE coalesce(fully_scanned_at, moment) < clock_timestamp() - CAST(:limit AS interval)) AS stale
+    FROM scanned CROSS JOIN first
 """)

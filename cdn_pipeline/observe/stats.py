@@ -2,16 +2,7 @@
 
 An hour is counted once it has settled, a lease after its end. By then every job in hand was renewed after the end or
 has lost its lease, so how long it was worked on within the hour is decided; and what was written in the hour is
-committed. What can still move a figure:
-
-- A job becomes urgent while it is open. Nothing says since when, so all the time it was open counts as urgent: an hour
-  that was counted before has a lower peak of urgent jobs. `compare_hours` leaves that one column out.
-
-And what `compare_hours` finds:
-
-- a job is deleted together with its image;
-- a run is stopped (not killed) for longer than its lease, nobody takes its jobs, and it goes on after the hour was
-  counted: only then is it known that it had them in hand all the time.
+committed. Only a job that is deleted together with its image still moves a figure; `compare_hours` finds that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,8 +22,6 @@ from cdn_pipeline.queue.states import JobStatus
 HOUR = timedelta(hours=1)
 SETTLES_IN = LEASE
 JOBS_KEPT = timedelta(days=90)  # finished jobs may be deleted after that, and not before
-
-_URGENT = 5  # priorities 1-5: users, avatars, recent posts
 
 
 class HourNotOverError(Exception):
@@ -58,7 +47,6 @@ class HourStats:
     avg_file_size_bytes: int
     error_categories: Mapping[str, int]  # failed jobs by failure kind
     peak_queue_depth: int  # most jobs open at one moment
-    peak_urgent_queue_depth: int  # the same of priorities 1-5
     worker_utilization_percent: int  # share of the hour in which any run had a job in hand
 
     @property
@@ -76,6 +64,11 @@ class HourStats:
         """Completed of (completed + failed), 0 to 1, without images that are gone or expired; None without any."""
         judged = self.jobs_processed - sum(self.error_categories.get(kind, 0) for kind in NOT_IN_RATE)
         return self.jobs_completed / judged if judged else None
+
+    @property
+    def jobs_per_second(self) -> float:
+        """Processed jobs, over the whole hour."""
+        return self.jobs_processed / HOUR.total_seconds()
 
 
 def compute_hour(connection: sa.Connection, hour: datetime) -> HourStats:
@@ -129,11 +122,10 @@ def _now(connection: sa.Connection) -> datetime:
 # never higher outside of the hour than within.
 _COMPUTE = sa.text(f"""
     WITH jobs AS (
-        SELECT status, priority <= {_URGENT} AS urgent, created_at, completed_at, busy, failure_kind, download_ms,
-               transcode_ms, upload_ms, bytes_in
+        SELECT status, created_at, completed_at, busy, failure_kind, download_ms, transcode_ms, upload_ms, bytes_in
         FROM cdn_image_jobs WHERE completed_at >= :start AND least(created_at, completed_at) < :end
         UNION ALL
-        SELECT status, priority <= {_URGENT}, created_at, NULL,
+        SELECT status, created_at, NULL,
                CASE WHEN status = '{JobStatus.PROCESSING}' THEN busy + {BUSY_UNTIL_LAST_RENEWAL} ELSE busy END,
                NULL, NULL, NULL, NULL, NULL
         FROM cdn_image_jobs WHERE {IS_OPEN} AND created_at < :end
@@ -154,18 +146,16 @@ _COMPUTE = sa.text(f"""
         FROM (SELECT coalesce(failure_kind, '{FailureKind.INTERNAL_ERROR}') AS kind, count(*) AS jobs
               FROM ended WHERE failed GROUP BY kind) AS by_kind
     ), open_in_hour AS (
-        SELECT created_at, completed_at, urgent FROM jobs
+        SELECT created_at, completed_at FROM jobs
         WHERE created_at < :end AND coalesce(completed_at > greatest(created_at, :start), true)
     ), steps AS (
-        SELECT created_at AS moment, 1 AS step, urgent FROM open_in_hour
+        SELECT created_at AS moment, 1 AS step FROM open_in_hour
         UNION ALL
-        SELECT completed_at, -1, urgent FROM open_in_hour WHERE completed_at IS NOT NULL
+        SELECT completed_at, -1 FROM open_in_hour WHERE completed_at IS NOT NULL
     ), depths AS (
-        SELECT sum(step) OVER swept AS jobs, sum(step) FILTER (WHERE urgent) OVER swept AS urgent_jobs
-        FROM steps WINDOW swept AS (ORDER BY moment, step)
-    ), peaks AS (
-        SELECT coalesce(max(jobs), 0) AS peak_queue_depth, coalesce(max(urgent_jobs), 0) AS peak_urgent_queue_depth
-        FROM depths
+        SELECT sum(step) OVER (ORDER BY moment, step) AS jobs FROM steps
+    ), peak AS (
+        SELECT coalesce(max(jobs), 0) AS peak_queue_depth FROM depths
     ), spans AS (
         SELECT unnest(range_agg(busy) * tstzmultirange(tstzrange(:start, :end))) AS span FROM jobs
     ), utilization AS (
@@ -173,7 +163,7 @@ _COMPUTE = sa.text(f"""
                AS worker_utilization_percent
         FROM spans
     )
-    SELECT * FROM figures, errors, peaks, utilization
+    SELECT * FROM figures, errors, peak, utilization
 """)
 
 
@@ -191,15 +181,14 @@ _WRITE = sa.text(f"""
 """).bindparams(sa.bindparam("error_categories", type_=JSONB))
 
 
-def latest_hour(connection: sa.Connection) -> HourStats | None:
-    """The latest hour that is stored; None if there is none."""
-    return next(iter(_stored(connection, _LATEST)), None)
+def latest_hours(connection: sa.Connection, count: int) -> Sequence[HourStats]:
+    """The latest hours that are stored, at most so many, the latest first."""
+    return _stored(connection, _LATEST, count=count)
 
 
-_LATEST = sa.text(f"SELECT {', '.join(_COLUMNS)} FROM cdn_processing_stats ORDER BY date DESC, hour DESC LIMIT 1")
-
-
-_COMPARED = tuple(name for name in _COLUMNS if name != "peak_urgent_queue_depth")
+_LATEST = sa.text(f"""
+    SELECT {", ".join(_COLUMNS)} FROM cdn_processing_stats ORDER BY date DESC, hour DESC LIMIT :count
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +202,7 @@ class HourComparison:
     def differences(self) -> Mapping[str, tuple[Any, Any]]:
         """(stored, computed) by column, of the columns that differ."""
         stored, computed = asdict(self.stored), asdict(self.computed)
-        return {name: (stored[name], computed[name]) for name in _COMPARED if stored[name] != computed[name]}
+        return {name: (stored[name], computed[name]) for name in _COLUMNS if stored[name] != computed[name]}
 
 
 def compare_hours(connection: sa.Connection, within: timedelta) -> Sequence[HourComparison]:
@@ -226,9 +215,29 @@ def compare_hours(connection: sa.Connection, within: timedelta) -> Sequence[Hour
     return [HourComparison(stats, compute_hour(connection, stats.start)) for stats in stored]
 
 
+_STARTS = "(date + make_interval(hours => hour)) AT TIME ZONE 'UTC'"
+
 _STORED_SINCE = sa.text(f"""
-    SELECT {", ".join(_COLUMNS)} FROM cdn_processing_stats
-    WHERE (date + make_interval(hours => hour)) AT TIME ZONE 'UTC' >= :since ORDER BY date, hour
+    SELECT {", ".join(_COLUMNS)} FROM cdn_processing_stats WHERE {_STARTS} >= :since ORDER BY date, hour
+""")
+
+
+def missing_hours(connection: sa.Connection, within: timedelta) -> Sequence[datetime]:
+    """The hours that began within this time, ended an hour ago or earlier and are not stored; the earliest first.
+
+    None before the first hour that was ever stored; and none that the next count may only just have begun.
+    """
+    now = _now(connection)
+    values = {"since": now - within, "until": now - 2 * HOUR}
+    return [each.astimezone(UTC) for each in connection.scalars(_MISSING, values)]
+
+
+_MISSING = sa.text(f"""
+    WITH stored AS (SELECT {_STARTS} AS hour FROM cdn_processing_stats)
+    SELECT hour FROM generate_series(
+        date_trunc('hour', CAST(:since AS timestamptz), 'UTC'), CAST(:until AS timestamptz), interval '1 hour') AS hour
+    WHERE hour >= :since AND hour > (SELECT min(hour) FROM stored) AND hour NOT IN (SELECT hour FROM stored)
+    ORDER BY hour
 """)
 
 

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.observe.snapshot import Snapshot
 from cdn_pipeline.queue.due import IS_DUE, IS_SELECTED, Selection
-from cdn_pipeline.queue.leases import dead_runs
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, JobType, Stage
 
 
@@ -143,14 +143,13 @@ class ImageStory:
         return tuple(rendition for rendition in self.renditions if rendition.state == "current")
 
 
-def tell_stories(connection: sa.Connection, collection: Collection, image_ids: Sequence[uuid.UUID]) -> list[ImageStory]:
+def tell_stories(snapshot: Snapshot, collection: Collection, image_ids: Sequence[uuid.UUID]) -> list[ImageStory]:
     """The stories of these images, in their order; ids that are no image's are left out."""
-    ids = {"ids": list(image_ids)}
-    dead = frozenset(dead_runs(connection))
+    connection, ids = snapshot.connection, {"ids": list(image_ids)}
     jobs, renditions = defaultdict(list), defaultdict(list)
     everything = Selection(collection, frozenset(Stage))
     for row in connection.execute(_JOBS, {**everything.parameters, **ids}).mappings():
-        jobs[row["asset_id"]].append(_job(row, dead))
+        jobs[row["asset_id"]].append(_job(row, snapshot.dead))
     for row in connection.execute(_RENDITIONS, ids).mappings():
         renditions[row["asset_id"]].append(_rendition(row))
     images = {row["id"]: row for row in connection.execute(_IMAGES, ids).mappings()}

@@ -18,6 +18,8 @@ UNRENEWED_ERROR = timedelta(hours=26)
 HEALTH_WINDOW = timedelta(hours=24)  # what the success rate of the whole looks back on
 HEALTH_DEGRADED = 0.95
 HEALTH_UNHEALTHY = 0.80
+LOST_LATELY = timedelta(days=7)  # an alarm that nobody can end is heard by nobody: older losses are a warning
+HOLD_ALARM = timedelta(hours=24)  # how long before its expiry an image on hold is at risk: time for a person to see it
 QUEUE_DEPTH_WARNING = 1000  # open jobs of priorities 1-5
 QUEUE_DEPTH_ERROR = 2000
 
@@ -84,9 +86,12 @@ def judge_objects(inspected: int, missing: int) -> Judgement:
     return Judgement(missing == 0, missing > 0, words)
 
 
-def judge_lost(lost: int) -> Judgement:
-    """Judges the images lost on our watch: one is one too many."""
-    return Judgement(lost == 0, lost > 0, f"images lost on our watch: {lost}")
+def judge_lost(lost: int, lately: int) -> Judgement:
+    """Judges the images lost on our watch: one lost within `LOST_LATELY` is an error, one lost before a warning."""
+    words = f"images lost on our watch: {lost}"
+    if lost:
+        words += f", {lately or 'none'} of them in the last {span(LOST_LATELY)}"
+    return Judgement(lost == 0, lately > 0, words)
 
 
 def judge_deadlines(at_risk: int, words: str) -> Judgement:
@@ -129,9 +134,14 @@ def judge_processing_time(mean_ms: int, completed: int) -> Judgement:
     return Judgement(passed, False, words if passed else f"{words}, above {PROCESSING_TIME_WARNING_MS} ms")
 
 
-def judge_stats(compared: int, differing: Sequence[str]) -> Judgement:
-    """Judges stored hours that were counted again, by the names of those that differ."""
-    if not differing:
+def judge_stats(compared: int, differing: Sequence[str], missing: Sequence[str]) -> Judgement:
+    """Judges stored hours that were counted again, by the names of those that differ, and of hours not stored."""
+    if not (differing or missing):
         return Judgement(True, False, f"{compared} stored hours are what their jobs say")
-    words = f"{len(differing)} of {compared} stored hours differ from their jobs; backfill {', '.join(differing)}"
-    return Judgement(False, True, words)
+    words = []
+    if differing:
+        words.append(f"{len(differing)} of {compared} stored hours differ from their jobs")
+    if missing:
+        words.append(f"hours not counted: {len(missing)}")
+    words.append(f"backfill {', '.join(sorted({*differing, *missing}))}")  # keys of hours sort as the hours do
+    return Judgement(False, bool(differing), "; ".join(words))

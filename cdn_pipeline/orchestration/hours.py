@@ -12,6 +12,18 @@ hours = dg.HourlyPartitionsDefinition(start_date="2026-01-01-00:00")
 hour_backfill_policy = dg.BackfillPolicy.multi_run(max_partitions_per_run=HOURS_PER_RUN)
 
 
+def hour_key(hour: datetime) -> str:
+    """The partition key of the hour that begins then (UTC)."""
+    return hour.strftime(hours.fmt)
+
+
+def hour_tags(first: str, last: str) -> Mapping[str, str]:
+    """The tags that make a run one of these hours, or of the only one."""
+    if first == last:
+        return {"dagster/partition": first}
+    return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+
+
 def run_hours(context: dg.AssetExecutionContext) -> Mapping[str, datetime]:
     """The hours of a run: first moments by partition key, in order.
 

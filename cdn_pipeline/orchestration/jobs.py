@@ -11,6 +11,8 @@ from cdn_pipeline.orchestration.standing_checks import standing_checks
 _standing_checks = dg.AssetSelection.checks(standing_checks)
 _image_assets = dg.AssetSelection.assets(source_images, mirrored_images) - _standing_checks
 
+_FIRST = {"dagster/priority": "10"}  # short, and what tells of trouble must not wait behind it
+
 publish_images_job = dg.define_asset_job(
     "publish_images",
     selection=_image_assets,
@@ -30,11 +32,13 @@ nightly_freshness_job = dg.define_asset_job(
 hourly_stats_job = dg.define_asset_job(
     "hourly_stats",
     selection=dg.AssetSelection.assets(processing_stats),
+    tags=_FIRST,
     description="Counts what the jobs of one hour did, or of each in a range of hours, and checks the stored figures.",
 )
 
 standing_checks_job = dg.define_asset_job(
     "standing_checks",
     selection=_standing_checks,
+    tags=_FIRST,
     description="Judges how things stand, whatever any run did: images lost, deadlines, what is left waiting.",
 )

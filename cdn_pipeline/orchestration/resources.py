@@ -1,7 +1,8 @@
 """Resources: what a run works with, opened once per run. No asset logic here."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from cdn_pipeline.collections import Collection
     from cdn_pipeline.engine.mirror import Mirror
     from cdn_pipeline.settings import Settings
+
+REGISTERS_WITHIN = timedelta(minutes=10)  # of its start; 5 s as a rule
 
 
 class CatalogResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -108,14 +111,28 @@ def _opened(run_id: str, instance: dg.DagsterInstance | None, collection: "Colle
 def fail_killed_runs(instance: dg.DagsterInstance, connection: "sa.Connection") -> None:
     """Reports runs as failed whose process is gone, so that they do not stay "started" in Dagster's eyes.
 
-    Dagster's run monitoring never does it for a run that `dagster job execute` started (watched for 40 s), and such a
-    run would count against the limit of concurrent runs for ever.
+    So are runs that mirror images and have not registered in the catalog ten minutes after their start. Dagster's run
+    monitoring never does it for a run that `dagster job execute` started (watched for 40 s), and such a run would count
+    against the limit of concurrent runs for ever.
     """
     from cdn_pipeline.queue.leases import dead_runs, end_runs
 
     run_ids = dead_runs(connection)
-    for run_id in run_ids:
+    for run_id in [*run_ids, *_runs_that_never_registered(instance, connection)]:
         run = instance.get_run_by_id(run_id)
         if run is not None and not run.is_finished:
             instance.report_run_failed(run, "The run's process was killed; what it had not finished is due again.")
     end_runs(connection, run_ids)
+
+
+def _runs_that_never_registered(instance: dg.DagsterInstance, connection: "sa.Connection") -> Set[str]:
+    from cdn_pipeline.orchestration.coverage import mirrors_images
+    from cdn_pipeline.queue.leases import registered_runs
+
+    latest_start = (datetime.now(UTC) - REGISTERS_WITHIN).timestamp()
+    started = {
+        record.dagster_run.run_id
+        for record in instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        if record.start_time is not None and record.start_time < latest_start and mirrors_images(record.dagster_run)
+    }
+    return started - registered_runs(connection, started)

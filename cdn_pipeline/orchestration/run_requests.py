@@ -1,20 +1,23 @@
 """Which runs to ask for: from what is due and what already runs to the fewest contiguous ranges of shards. Pure."""
 
-from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from cdn_pipeline.collections import BACKFILL_PRIORITY, SHARDS
+from cdn_pipeline.collections import SHARDS
 
 if TYPE_CHECKING:
     from cdn_pipeline.engine.due_work import DueWork
+    from cdn_pipeline.queue.demand import Demand
 
 URGENT_PRIORITY = 1  # a user's request
 BRIDGED = 16  # shards without need that a run takes along: a run costs about 5 s, an idle shard 0.08 s
 WORTH_SPLITTING = 2_000  # due images: minutes of work, which several machines can share
 DIES_SOON = timedelta(hours=1)
+TOO_MANY_FAILURES = 3  # of runs of a shard within `FAILED_LATELY`; fewer, so that a killed run is replaced at once
+FAILED_LATELY = timedelta(minutes=15)
 
 
 class Lane(StrEnum):
@@ -23,6 +26,15 @@ class Lane(StrEnum):
     URGENT = "urgent"
     REGULAR = "regular"
     BULK = "bulk"
+
+
+class Need(StrEnum):
+    """Why a shard needs a run."""
+
+    URGENT = "urgent"  # a user waits
+    DUE = "due"  # other work is due
+    CHANGED = "changed"  # source rows changed
+    BULK = "bulk"  # a backfill's or a rollout's work is due
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,79 +50,95 @@ class PlannedRun:
 
 @dataclass(frozen=True, slots=True)
 class Covered:
-    """Shards that queued or running runs cover. A bulk run may take hours, so it covers nothing but bulk work."""
+    """What needs no run of its own now, by shard.
 
-    shards: Set[str] = frozenset()
-    by_bulk: Set[str] = frozenset()
+    `held_back` are shards whose runs failed too often (in some lane, whose needs are among `needs`), with the time from
+    which on they are tried again.
+    """
+
+    needs: Mapping[str, Set[Need]] = field(default_factory=dict)
+    held_back: Mapping[str, datetime] = field(default_factory=dict)
 
 
 def plan_runs(work: "DueWork", covered: Covered, *, shards_per_run: int) -> list[PlannedRun]:
-    """The runs to ask for, each shard that needs one in exactly one of them.
+    """The runs to ask for. A shard is in at most one that is bulk and in at most one that is not.
 
-    A shard needs a run if something is due in it or its source changed, and no run covers that. Shards that need one
-    and are not far apart share it; if that is much work, it is cut into pieces of at most `shards_per_run` shards.
+    Bulk work has runs of its own, since others leave it alone: what is new never waits behind a rollout. Shards that
+    need a run and are not far apart share it; if that is much work, it is cut into pieces of at most `shards_per_run`
+    shards.
     """
-    needs = [need for shard in SHARDS if (need := _need(shard, work)) and not _is_covered(need, covered)]
-    return [_planned(piece, work.now) for joined in _joined(needs) for piece in _pieces(joined, shards_per_run)]
+    needs = {shard: set(_needs(shard, work)) - covered.needs.get(shard, set()) for shard in SHARDS}
+    demands = {shard: work.demands[shard] for shard in SHARDS if shard in work.demands}
+    soon = [_soon(shard, needs[shard], demands.get(shard)) for shard in SHARDS if needs[shard] - {Need.BULK}]
+    bulk = [_bulk(shard, demands[shard]) for shard in SHARDS if Need.BULK in needs[shard]]
+    return [
+        _planned(piece, work.now)
+        for tasks in (soon, bulk)
+        for joined in _joined(tasks)
+        for piece in _pieces(joined, shards_per_run)
+    ]
+
+
+def _needs(shard: str, work: "DueWork") -> Iterator[Need]:
+    if shard in work.changed:
+        yield Need.CHANGED
+    if not (demand := work.demands.get(shard)):
+        return
+    if demand.best_priority is not None:
+        yield Need.URGENT if demand.best_priority <= URGENT_PRIORITY else Need.DUE
+    if demand.bulk_due:
+        yield Need.BULK
 
 
 @dataclass(frozen=True, slots=True)
-class _Need:
+class _Task:
+    """What a run is to do in one shard."""
+
     number: int  # of the shard, in their order
     lane: Lane
     due: int
-    dies_at: datetime | None
+    dies_at: datetime | None = None
 
 
-def _need(shard: str, work: "DueWork") -> _Need | None:
-    demand = work.demands.get(shard)
-    due = demand.due if demand else 0
-    if not due and shard not in work.changed:
-        return None
-    lane = _lane(demand.best_priority if demand else None, changed=shard in work.changed)
-    return _Need(SHARDS.index(shard), lane, due, demand.earliest_deadline if demand else None)
+def _soon(shard: str, needs: Set[Need], demand: "Demand | None") -> _Task:
+    lane = Lane.URGENT if Need.URGENT in needs else Lane.REGULAR
+    due, dies_at = (demand.due, demand.earliest_deadline) if demand else (0, None)
+    return _Task(SHARDS.index(shard), lane, due, dies_at)
 
 
-def _lane(best_priority: int | None, *, changed: bool) -> Lane:
-    if best_priority is not None and best_priority <= URGENT_PRIORITY:
-        return Lane.URGENT
-    return Lane.REGULAR if changed or best_priority is None or best_priority < BACKFILL_PRIORITY else Lane.BULK
+def _bulk(shard: str, demand: "Demand") -> _Task:
+    return _Task(SHARDS.index(shard), Lane.BULK, demand.bulk_due)
 
 
-def _is_covered(need: _Need, covered: Covered) -> bool:
-    shard = SHARDS[need.number]
-    return shard in covered.shards or (need.lane is Lane.BULK and shard in covered.by_bulk)
-
-
-def _joined(needs: Sequence[_Need]) -> Iterator[list[_Need]]:
+def _joined(tasks: Sequence[_Task]) -> Iterator[list[_Task]]:
     """Cuts only where a gap is too wide to bridge. Shards that are covered may be bridged: work done twice is safe."""
-    joined: list[_Need] = []
-    for need in needs:
-        if joined and need.number - joined[-1].number - 1 > BRIDGED:
+    joined: list[_Task] = []
+    for task in tasks:
+        if joined and task.number - joined[-1].number - 1 > BRIDGED:
             yield joined
             joined = []
-        joined.append(need)
+        joined.append(task)
     if joined:
         yield joined
 
 
-def _pieces(joined: list[_Need], shards_per_run: int) -> Iterator[list[_Need]]:
-    if sum(need.due for need in joined) <= WORTH_SPLITTING:
+def _pieces(joined: list[_Task], shards_per_run: int) -> Iterator[list[_Task]]:
+    if sum(task.due for task in joined) <= WORTH_SPLITTING:
         yield joined
         return
-    piece: list[_Need] = []
-    for need in joined:
-        if piece and need.number - piece[0].number >= shards_per_run:
+    piece: list[_Task] = []
+    for task in joined:
+        if piece and task.number - piece[0].number >= shards_per_run:
             yield piece
             piece = []
-        piece.append(need)
+        piece.append(task)
     yield piece
 
 
-def _planned(piece: Sequence[_Need], now: datetime) -> PlannedRun:
+def _planned(piece: Sequence[_Task], now: datetime) -> PlannedRun:
     """The key names the minute: evaluated twice, a tick asks once; a need that a dead run left is asked for again."""
     first, last = SHARDS[piece[0].number], SHARDS[piece[-1].number]
-    lane = min((need.lane for need in piece), key=list(Lane).index)
+    lane = min((task.lane for task in piece), key=list(Lane).index)
     return PlannedRun(
         first=first,
         last=last,
@@ -120,19 +148,33 @@ def _planned(piece: Sequence[_Need], now: datetime) -> PlannedRun:
     )
 
 
-def _priority(lane: Lane, piece: Sequence[_Need], now: datetime) -> int:
+def _priority(lane: Lane, piece: Sequence[_Task], now: datetime) -> int:
     if lane is not Lane.REGULAR:
         return {Lane.URGENT: 10, Lane.BULK: -10}[lane]
-    return 5 if any(need.dies_at and need.dies_at < now + DIES_SOON for need in piece) else 0
+    return 5 if any(task.dies_at and task.dies_at < now + DIES_SOON for task in piece) else 0
 
 
-def why_nothing(work: "DueWork") -> str:
+def why_nothing(work: "DueWork", covered: Covered) -> str:
     """Why no run has to be asked for, in words and numbers."""
-    return "; ".join([_due_words(work), *_waiting_words(work), _change_words(work)])
+    held_back = covered.held_back
+    elsewhere = replace(
+        work,
+        demands={shard: demand for shard, demand in work.demands.items() if shard not in held_back},
+        changed=work.changed - held_back.keys(),
+    )
+    words = "; ".join([_due_words(elsewhere), *_waiting_words(elsewhere), _change_words(elsewhere)])
+    return f"{_failure_words(held_back)}; elsewhere {words}" if held_back else words
+
+
+def _failure_words(held_back: Mapping[str, datetime]) -> str:
+    shards = "-".join(dict.fromkeys((min(held_back), max(held_back))))
+    minutes = FAILED_LATELY // timedelta(minutes=1)
+    again = f"{min(held_back.values()).astimezone(UTC):%H:%M}"
+    return f"{TOO_MANY_FAILURES} runs of {shards} failed in the last {minutes} minutes; trying again at {again} UTC"
 
 
 def _due_words(work: "DueWork") -> str:
-    due = [demand.due for demand in work.demands.values() if demand.due]
+    due = [count for demand in work.demands.values() if (count := demand.due + demand.bulk_due)]
     if not due:
         return "nothing is due"
     return f"runs are at work on the {_count(sum(due), 'image')} due in {_count(len(due), 'shard')}"

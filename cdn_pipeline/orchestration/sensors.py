@@ -2,34 +2,23 @@
 
 import atexit
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from cdn_pipeline.collections import INSTAGRAM, SHARDS
-from cdn_pipeline.orchestration.assets.images import mirrored_images
-from cdn_pipeline.orchestration.assets.sources import source_images
+from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.orchestration.config import DiscoverConfig
-from cdn_pipeline.orchestration.jobs import nightly_freshness_job, publish_images_job
+from cdn_pipeline.orchestration.coverage import look_at_runs
+from cdn_pipeline.orchestration.jobs import publish_images_job
 from cdn_pipeline.orchestration.partitions import SHARDS_PER_RUN
 from cdn_pipeline.orchestration.resources import fail_killed_runs
-from cdn_pipeline.orchestration.run_requests import Covered, Lane, PlannedRun, plan_runs, why_nothing
+from cdn_pipeline.orchestration.run_requests import PlannedRun, plan_runs, why_nothing
 
 if TYPE_CHECKING:
     from cdn_pipeline.engine.due_work import DueWork
     from cdn_pipeline.settings import Settings
-
-_UNFINISHED = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
-_MIRROR_JOBS = (publish_images_job.name, nightly_freshness_job.name)
-_IMAGE_ASSETS = frozenset({source_images.key, *mirrored_images.keys})
 
 
 @dg.sensor(
@@ -40,9 +29,10 @@ _IMAGE_ASSETS = frozenset({source_images.key, *mirrored_images.keys})
 def due_images_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Looks at the catalog and the source every 20 s; `run_requests` decides."""
     work = _databases.look(context.instance)
-    planned = plan_runs(work, _covered(context.instance), shards_per_run=SHARDS_PER_RUN)
+    covered = look_at_runs(context.instance, due_images_sensor.name)
+    planned = plan_runs(work, covered, shards_per_run=SHARDS_PER_RUN)
     if not planned:
-        return dg.SkipReason(why_nothing(work))
+        return dg.SkipReason(why_nothing(work, covered))
     return dg.SensorResult(run_requests=[_request(run) for run in planned])
 
 
@@ -58,30 +48,6 @@ def _range_tags(first: str, last: str) -> Mapping[str, str]:
     if first == last:
         return {"dagster/partition": first}
     return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
-
-
-def _covered(instance: dg.DagsterInstance) -> Covered:
-    """The shards of all runs that mirror images and have not ended."""
-    covered: dict[bool, set[str]] = {False: set(), True: set()}
-    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
-        if _mirrors_images(run):
-            is_bulk = run.tags.get("lane") == Lane.BULK or "dagster/backfill" in run.tags
-            covered[is_bulk].update(_shards(run.tags))
-    return Covered(shards=covered[False], by_bulk=covered[True])
-
-
-def _mirrors_images(run: dg.DagsterRun) -> bool:
-    """Whether the run takes images all the way, as our jobs do, and whoever materializes all their assets in the UI."""
-    if run.asset_selection is None:
-        return run.job_name in _MIRROR_JOBS
-    return run.asset_selection >= _IMAGE_ASSETS
-
-
-def _shards(tags: Mapping[str, str]) -> Sequence[str]:
-    """The shards that a run's tags name; none where they name partitions of something else."""
-    first = tags.get("dagster/asset_partition_range_start", tags.get("dagster/partition"))
-    last = tags.get("dagster/asset_partition_range_end", first)
-    return [shard for shard in SHARDS if first <= shard <= last] if first in SHARDS and last in SHARDS else []
 
 
 class _Databases:

@@ -4,6 +4,8 @@ None of them blocks a run. Each description says what to do when the check does 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import dagster as dg
@@ -21,51 +23,67 @@ from cdn_pipeline.orchestration.resources import CatalogResource
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-MAX_SAMPLES = 20
+    from cdn_pipeline.observe.standing import Watch
 
 _Verdict = tuple[Judgement, Metadata]
 
 
-def _images_lost(connection: "sa.Connection", _: dg.DagsterInstance) -> _Verdict:
-    from cdn_pipeline.observe.standing import watch
+@dataclass(frozen=True)
+class _Standing:
+    """What the checks judge."""
 
-    found = watch(connection, INSTAGRAM)
-    return thresholds.judge_lost(found.lost), {"lost": found.lost, "samples": list(found.samples) or None}
+    connection: "sa.Connection"
+    instance: dg.DagsterInstance
+
+    @cached_property
+    def watch(self) -> "Watch":
+        """Looked up once, for the two checks that need it."""
+        from cdn_pipeline.observe.standing import watch
+
+        return watch(self.connection, INSTAGRAM)
 
 
-def _arrived_dead(connection: "sa.Connection", _: dg.DagsterInstance) -> _Verdict:
-    from cdn_pipeline.observe.standing import watch
+def _images_lost(standing: _Standing) -> _Verdict:
+    found = standing.watch
+    return thresholds.judge_lost(found.lost, found.lost_lately), {
+        "lost": found.lost,
+        f"lost in the last {span(thresholds.LOST_LATELY)}": found.lost_lately,
+        "samples": list(found.samples) or None,
+    }
 
-    found = watch(connection, INSTAGRAM)
-    words = f"images that had expired before we saw them: {found.arrived_dead}"
-    return Judgement(True, False, words), {"arrived dead": found.arrived_dead}
+
+def _arrived_dead(standing: _Standing) -> _Verdict:
+    dead = standing.watch.arrived_dead
+    words = f"images that had expired before we saw them: {dead}"
+    return Judgement(True, False, words), {"arrived dead": dead}
 
 
-def _deadlines(connection: "sa.Connection", _: dg.DagsterInstance) -> _Verdict:
+def _deadlines(standing: _Standing) -> _Verdict:
     from cdn_pipeline.observe.feasibility import feasibility
 
-    found = feasibility(connection, INSTAGRAM)
+    found = feasibility(standing.connection, INSTAGRAM)
     return thresholds.judge_deadlines(found.at_risk, found.words), {
         "waiting": found.waiting,
         "expire before we reach them": found.at_risk,
+        "of these on hold": found.at_risk_on_hold,
         "images per second": found.rate,
         "first expires": found.first_at_risk and dg.MetadataValue.timestamp(found.first_at_risk),
     }
 
 
-def _oldest_due(connection: "sa.Connection", _: dg.DagsterInstance) -> _Verdict:
+def _oldest_due(standing: _Standing) -> _Verdict:
     from cdn_pipeline.observe.standing import oldest_due
 
-    found = oldest_due(connection, INSTAGRAM)
+    found = oldest_due(standing.connection, INSTAGRAM)
     minutes = None if found.age is None else round(found.age.total_seconds() / 60, 1)
     numbers = {"due": found.due, "oldest (minutes)": minutes, "shard of the oldest": found.shard}
     return thresholds.judge_oldest_due(found.age), numbers
 
 
-def _scans(connection: "sa.Connection", _: dg.DagsterInstance) -> _Verdict:
+def _scans(standing: _Standing) -> _Verdict:
     from cdn_pipeline.observe.standing import scans
 
-    found = scans(connection, INSTAGRAM, thresholds.UNRENEWED_ERROR)
+    found = scans(standing.connection, INSTAGRAM, thresholds.UNRENEWED_ERROR)
     return thresholds.judge_scans(found.begun, len(found.stale)), {
         "stale": len(found.stale) if found.begun else None,
         "stale shards": list(found.stale) if found.begun else None,
@@ -73,14 +91,15 @@ def _scans(connection: "sa.Connection", _: dg.DagsterInstance) -> _Verdict:
     }
 
 
-def _failed_shards(_: "sa.Connection", instance: dg.DagsterInstance) -> _Verdict:
+def _failed_shards(standing: _Standing) -> _Verdict:
     """What Dagster shows as failed: the last run of the shard did not materialize it."""
+    from cdn_pipeline.observe.standing import MAX_SAMPLES
+
+    shards = image_shards.get_partition_keys()
     failed = [
         f"{key.to_user_string()} {shard}"
         for key in (source_images.key, original_images_spec.key, image_renditions_spec.key, published_images_spec.key)
-        for shard, status in (
-            instance.get_status_by_partition(key, image_shards.get_partition_keys(), image_shards) or {}
-        ).items()
+        for shard, status in (standing.instance.get_status_by_partition(key, shards, image_shards) or {}).items()
         if status is not None and status.name == "FAILED"
     ]
     return thresholds.judge_failed_shards(len(failed)), {
@@ -90,7 +109,7 @@ def _failed_shards(_: "sa.Connection", instance: dg.DagsterInstance) -> _Verdict
 
 
 class _Check(NamedTuple):
-    judge: Callable[["sa.Connection", dg.DagsterInstance], _Verdict]
+    judge: Callable[[_Standing], _Verdict]
     description: str
 
 
@@ -98,8 +117,9 @@ _CHECKS = {
     "no_image_lost_on_our_watch": _Check(
         _images_lost,
         "No image's URL was alive when we first saw it and expired before we had the original, unless the source had "
-        "refused it.\n\nOtherwise: `cdn-pipeline explain ID` tells why it waited. Have its profile fetched again: a "
-        "fresh URL heals the image.",
+        f"refused it. An error for {span(thresholds.LOST_LATELY)}, then a warning: a picture that its source shows no "
+        "more cannot be had any more.\n\nOtherwise: `cdn-pipeline explain ID` tells why it waited. Have its profile "
+        "fetched again: a fresh URL heals the image.",
     ),
     "images_arrived_dead": _Check(
         _arrived_dead,
@@ -109,7 +129,8 @@ _CHECKS = {
     "deadlines_can_be_kept": _Check(
         _deadlines,
         "At the present rate, every waiting image is reached before its URL expires.\n\nOtherwise: let more runs or "
-        "machines work at once, or put on hold what can wait (`cdn-pipeline queue hold`).",
+        "machines work at once, put on hold what can wait (`cdn-pipeline queue hold`), and let go what expires on "
+        "hold (`cdn-pipeline queue restore`).",
     ),
     "no_due_image_left_waiting": _Check(
         _oldest_due,
@@ -141,9 +162,10 @@ def judge_standing(context: dg.OpExecutionContext, catalog: CatalogResource) -> 
     """Judges what the catalog and Dagster say now; needs neither source nor stores."""
     selected = {key.name for key in context.selected_asset_check_keys}
     with catalog.engine.connect() as connection:
+        standing = _Standing(connection, context.instance)
         for name, check in _CHECKS.items():
             if name in selected:
-                judgement, metadata = check.judge(connection, context.instance)
+                judgement, metadata = check.judge(standing)
                 yield dg.AssetCheckResult(
                     check_name=name,
                     passed=judgement.passed,

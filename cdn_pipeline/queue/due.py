@@ -20,17 +20,22 @@ IS_DUE = f"status = '{JobStatus.QUEUED}' AND held_at IS NULL AND next_attempt_at
 # A job of a recipe that this code does not have is left to code that has it.
 IS_SELECTED = """collection = :collection AND stage = ANY(:stages)
     AND (rollout IS NULL OR rollout = ANY(:recipe_names))
+    AND priority < coalesce(CAST(:before_priority AS int), 11)
     AND (CAST(:owners AS text[]) IS NULL
          OR asset_id IN (SELECT id FROM cdn_image_assets WHERE owner_id = ANY(:owners)))"""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which jobs a run works on: its collection, the stages it may do, and optionally only some owners."""
+    """Which jobs a run works on: its collection, the stages it may do, and optionally only some of the jobs.
+
+    `before_priority` leaves out the jobs of this priority and all that can wait longer.
+    """
 
     collection: Collection
     stages: frozenset[Stage]
     owner_ids: tuple[str, ...] | None = None
+    before_priority: int | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -42,6 +47,7 @@ class Selection:
             "recipe_names": [recipe.name for recipe in self.collection.recipes],
             "recipes": json.dumps([_recipe_row(recipe) for recipe in self.collection.recipes]),
             "owners": list(self.owner_ids) if self.owner_ids is not None else None,
+            "before_priority": self.before_priority,
         }
 
 

@@ -51,7 +51,7 @@ _OPEN_CHECKS = sa.text(f"""
     WITH wanted AS (
         SELECT a.id FROM cdn_image_assets a
         WHERE a.collection = :collection AND a.shard = ANY(:shards)
-          AND a.processing_status = '{ImageStatus.COMPLETED}' AND a.removed_at IS NULL
+          AND a.processing_status IN ('{ImageStatus.COMPLETED}', '{ImageStatus.PENDING}') AND a.removed_at IS NULL
           AND starts_with(a.identity, 'url:')
           AND (a.original_identity, a.original_rank) = (a.identity, a.rank)
           AND coalesce(a.source_etag, a.source_last_modified) IS NOT NULL
@@ -61,7 +61,8 @@ _OPEN_CHECKS = sa.text(f"""
         ORDER BY a.id FOR UPDATE
     ), reopened AS (
         UPDATE cdn_image_assets a
-        SET processing_status = '{ImageStatus.PENDING}', processing_attempts = 0, failure_kind = NULL,
+        SET processing_status = '{ImageStatus.PENDING}', processing_attempts = 0,
+            failure_kind = CASE WHEN a.processing_status = '{ImageStatus.PENDING}' THEN a.failure_kind END,
             processing_error = NULL, updated_at = clock_timestamp()
         FROM wanted WHERE a.id = wanted.id
         RETURNING a.*

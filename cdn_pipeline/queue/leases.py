@@ -7,7 +7,7 @@ dies (4 ms after `kill -9`, measured). `lease_until` is the second line, for a r
 import hashlib
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,6 +25,9 @@ _HELD_LOCKS = """
     WHERE locktype = 'advisory' AND objsubid = 1 AND granted
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
+
+# Asked for the lock itself: others may have noted meanwhile that the run has ended.
+_LIVES = sa.text(f"SELECT lock_key IN ({_HELD_LOCKS}) FROM cdn_runs WHERE run_id = :run_id AND ended_at IS NULL")
 
 _DEAD_RUNS = f"SELECT run_id FROM cdn_runs WHERE ended_at IS NULL AND lock_key NOT IN ({_HELD_LOCKS})"
 
@@ -94,6 +97,12 @@ def dead_runs(connection: sa.Connection) -> list[str]:
     return list(connection.scalars(sa.text(_DEAD_RUNS)))
 
 
+def registered_runs(connection: sa.Connection, run_ids: Collection[str]) -> set[str]:
+    """Those of the runs that ever held their lock."""
+    registered = sa.text("SELECT run_id FROM cdn_runs WHERE run_id = ANY(:run_ids)")
+    return set(connection.scalars(registered, {"run_ids": list(run_ids)}))
+
+
 def end_runs(connection: sa.Connection, run_ids: Sequence[str]) -> None:
     """Notes that these runs have ended."""
     connection.execute(
@@ -107,18 +116,9 @@ def renew_leases(connection: sa.Connection, run: Run) -> int:
     Raises:
         RunLostError: the connection that held the run's lock is gone, by a failover or an administrator.
     """
-    if run.run_id in dead_runs(connection):
+    if not connection.scalar(_LIVES, {"run_id": run.run_id}):
         raise RunLostError(f"the catalog dropped the connection that held the lock of run {run.run_id}")
-    return connection.execute(
-        sa.text(
-            f"""UPDATE cdn_image_jobs
-                SET busy = CASE WHEN {_HAS_SLEPT} THEN busy + {BUSY_UNTIL_LAST_RENEWAL} ELSE busy END,
-                    started_at = CASE WHEN {_HAS_SLEPT} THEN clock_timestamp() ELSE started_at END,
-                    lease_until = clock_timestamp() + :lease
-                WHERE status = '{JobStatus.PROCESSING}' AND run_id = :run_id"""
-        ),
-        {"lease": LEASE, "run_id": run.run_id},
-    ).rowcount
+    return connection.execute(_RENEW, {"lease": LEASE, "run_id": run.run_id}).rowcount
 
 
 def release_dead_leases(connection: sa.Connection, shards: Sequence[str]) -> int:
@@ -134,6 +134,18 @@ BUSY_UNTIL_LAST_RENEWAL = f"""tstzmultirange(tstzrange(
 _HAS_SLEPT = "lease_until < clock_timestamp()"
 BUSY_IN_HAND = f"""CASE WHEN {_HAS_SLEPT} THEN {BUSY_UNTIL_LAST_RENEWAL}
     ELSE tstzmultirange(tstzrange(started_at, greatest(started_at, clock_timestamp()))) END"""
+
+_RENEW = sa.text(f"""
+    WITH held AS (
+        SELECT id, {_HAS_SLEPT} AS has_slept FROM cdn_image_jobs
+        WHERE status = '{JobStatus.PROCESSING}' AND run_id = :run_id ORDER BY id FOR UPDATE
+    )
+    UPDATE cdn_image_jobs AS j
+    SET busy = CASE WHEN has_slept THEN busy + {BUSY_UNTIL_LAST_RENEWAL} ELSE busy END,
+        started_at = CASE WHEN has_slept THEN clock_timestamp() ELSE started_at END,
+        lease_until = clock_timestamp() + :lease
+    FROM held WHERE j.id = held.id
+""")
 
 
 def back_to_download(condition: str) -> str:

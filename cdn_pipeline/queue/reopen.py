@@ -100,6 +100,8 @@ def open_jobs_of_rollout(
 ) -> int:
     """Opens jobs for what one rollout lacks in these shards, as `open_rollout_jobs` does; returns how many."""
     recipe = rollout.recipe
+    if not connection.scalar(_GOES_ON, {"collection": collection.name, "recipe": recipe.name}):
+        return 0
     values = {
         **_wanted(collection, recipe, shards, owner_ids),
         "version": rollout.version,
@@ -109,6 +111,12 @@ def open_jobs_of_rollout(
         "stage": Stage.ENCODE,
     }
     return connection.execute(_OPEN_ROLLOUT_JOBS, values).rowcount
+
+
+# Whoever pauses the rollout waits until these jobs are there, and then holds them as well.
+_GOES_ON = sa.text("""
+    SELECT true FROM cdn_rollouts WHERE collection = :collection AND recipe = :recipe AND paused_at IS NULL FOR SHARE
+""")
 
 
 def _wanted(

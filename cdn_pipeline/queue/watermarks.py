@@ -22,7 +22,8 @@ def advance_watermarks(
 ) -> None:
     """Notes that these shards have been read until their marks; `every_row` if by a scan of everything.
 
-    A watermark never goes back: of two scans at once the later one's stays.
+    Of two scans at once the later one's watermark stays. It goes back only if it is an hour ahead, which means that the
+    source has another clock now.
     """
     connection.execute(
         _ADVANCE,
@@ -46,6 +47,7 @@ _ADVANCE = sa.text("""
     ON CONFLICT (collection, shard) DO UPDATE
     SET recent_rows = CASE WHEN excluded.scanned_at > known.scanned_at THEN excluded.recent_rows
                            ELSE known.recent_rows END,
-        scanned_at = greatest(known.scanned_at, excluded.scanned_at),
+        scanned_at = CASE WHEN known.scanned_at > excluded.scanned_at + interval '1 hour' THEN excluded.scanned_at
+                          ELSE greatest(known.scanned_at, excluded.scanned_at) END,
         fully_scanned_at = coalesce(excluded.fully_scanned_at, known.fully_scanned_at)
 """)

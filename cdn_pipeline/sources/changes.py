@@ -62,7 +62,7 @@ def changed_shards(engine: sa.Engine, watermarks: Mapping[str, Watermark]) -> So
     """
     with reading(engine) as connection:
         now = connection.execute(_CLOCK).scalar_one()
-        known = {shard: mark for shard, mark in watermarks.items() if mark.scanned_at > now - FORGOTTEN}
+        known = {shard: mark for shard, mark in watermarks.items() if now - FORGOTTEN < mark.scanned_at <= now}
         found = {row.shard: row for row in connection.execute(_CHANGES, _changes_since(known, now))}
     touched = {
         shard for shard in found.keys() & known if found[shard].newer or found[shard].earlier > known[shard].recent_rows

@@ -125,17 +125,9 @@ class ObjectStore:
         Raises:
             ValueError: the metadata does not fit into headers.
         """
-        attributes = attributes_of(content_type, cache_control, metadata or {})
-        if expect_present and await self.head(key) is not None:
-            return False
-        with self._translated("put", key):
-            try:
-                await self._create(key, data, attributes)
-            except AlreadyExistsError:
-                return False
-            except FileNotFoundError as error:  # a put has nothing to find but its bucket
-                raise self._unavailable("put", key, error) from error
-        return True
+        return await self._put_new(
+            key, data, attributes_of(content_type, cache_control, metadata or {}), expect_present=expect_present
+        )
 
     async def put_verified(
         self,
@@ -156,16 +148,9 @@ class ObjectStore:
             ValueError: the metadata does not fit into headers.
             StoreUnavailable: also when the store says that it stored the object, and did not.
         """
+        attributes = attributes_of(content_type, cache_control, metadata or {})
         for _ in range(2):
-            await self.put_new(
-                key,
-                data,
-                content_type=content_type,
-                cache_control=cache_control,
-                metadata=metadata,
-                expect_present=expect_present,
-            )
-            if await self.stored(key, data):
+            if await self._put_and_compare(key, data, attributes, expect_present=expect_present):
                 return
             await self.delete(key)  # it would refuse every later put
         raise StoreUnavailable(f"{self.url} does not keep {key} as it was put: check the store")
@@ -242,6 +227,22 @@ class ObjectStore:
         await self.delete(key)
         if not intact:
             raise StoreUnavailable(f"{self.url} takes objects but does not give them back as they were: use another")
+
+    async def _put_new(self, key: str, data: bytes, attributes: "Attributes", *, expect_present: bool) -> bool:
+        if expect_present and await self.head(key) is not None:
+            return False
+        with self._translated("put", key):
+            try:
+                await self._create(key, data, attributes)
+            except AlreadyExistsError:
+                return False
+            except FileNotFoundError as error:  # a put has nothing to find but its bucket
+                raise self._unavailable("put", key, error) from error
+        return True
+
+    async def _put_and_compare(self, key: str, data: bytes, attributes: "Attributes", *, expect_present: bool) -> bool:
+        await self._put_new(key, data, attributes, expect_present=expect_present)
+        return await self.stored(key, data)
 
     async def _create(self, key: str, data: bytes, attributes: "Attributes") -> None:
         await self._store.put_async(key, data, attributes=attributes, mode="create")

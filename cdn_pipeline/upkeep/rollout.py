@@ -30,11 +30,15 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RolloutProgress:
-    """A shard whose jobs are open: how many were opened in it, and in `total` by this call so far."""
+    """A shard whose jobs are open: how many were opened in it, and in `total` by this call so far.
+
+    `let_go` is how many jobs of the whole rollout had been on hold when the call began.
+    """
 
     shard: str
     opened: int
     total: int
+    let_go: int
 
 
 def start_rollout(
@@ -50,24 +54,24 @@ def start_rollout(
         UnknownRecipeError: the collection has no such recipe.
     """
     recipe = collection.recipe_named(recipe_name)
-    rollout = transaction(engine, partial(_register, collection=collection, recipe=recipe, force=force))
-    return _open_jobs(engine, collection, rollout)
+    rollout, let_go = transaction(engine, partial(_register, collection=collection, recipe=recipe, force=force))
+    return _open_jobs(engine, collection, rollout, let_go)
 
 
-def _register(connection: sa.Connection, collection: Collection, recipe: Recipe, force: bool) -> Rollout:
+def _register(connection: sa.Connection, collection: Collection, recipe: Recipe, force: bool) -> tuple[Rollout, int]:
     values = {**_its_jobs(collection, recipe), "version": recipe.version, "force": force}
     started_at = connection.execute(_START, values).scalar_one()
-    connection.execute(_LET_GO, values)
-    return Rollout(recipe, recipe.version, started_at)
+    let_go = connection.execute(_LET_GO, values).rowcount
+    return Rollout(recipe, recipe.version, started_at), let_go
 
 
-def _open_jobs(engine: sa.Engine, collection: Collection, rollout: Rollout) -> Iterator[RolloutProgress]:
+def _open_jobs(engine: sa.Engine, collection: Collection, rollout: Rollout, let_go: int) -> Iterator[RolloutProgress]:
     total = 0
     for shard in SHARDS:
         work = partial(open_jobs_of_rollout, collection=collection, rollout=rollout, shards=[shard])
         opened = transaction(engine, work)
         total += opened
-        yield RolloutProgress(shard, opened, total)
+        yield RolloutProgress(shard, opened, total, let_go)
 
 
 _START = sa.text("""
@@ -133,7 +137,8 @@ _HOLD = sa.text(f"""
 """)
 
 _LET_GO = sa.text(f"""
-    UPDATE cdn_image_jobs SET held_at = NULL, updated_at = clock_timestamp()
+    UPDATE cdn_image_jobs
+    SET held_at = NULL, next_attempt_at = greatest(next_attempt_at, clock_timestamp()), updated_at = clock_timestamp()
     WHERE status = '{JobStatus.QUEUED}' AND held_at IS NOT NULL AND {_ITS_JOBS}
 """)
 

@@ -3,8 +3,11 @@
 import pytest
 import sqlalchemy as sa
 
+from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.states import Stage
 from cdn_pipeline_tests.cli.conftest import Invoke
-from cdn_pipeline_tests.queue.catalogs import open_jobs, publish, reference, see, take
+from cdn_pipeline_tests.queue.catalogs import RUN, open_jobs, outcome, publish, reference, rolled_out, see, take
 
 AVIF = "avif_thumbnails"
 
@@ -48,6 +51,39 @@ def test_it_can_be_paused_and_resumed(invoke: Invoke, connection: sa.Connection)
     assert "0 jobs back" in invoke("queue", "restore").output
     assert "3 jobs" in invoke("rollout", AVIF, "--resume").output
     assert len(take(connection)) == 3
+
+
+def test_starting_a_paused_rollout_says_how_many_jobs_it_lets_go(invoke: Invoke) -> None:
+    invoke("rollout", AVIF)
+    invoke("rollout", AVIF, "--pause")
+    result = invoke("rollout", AVIF)
+    assert f"Opened 0 jobs of {AVIF} and let 3 jobs go that had been on hold." in result.output
+    assert "dagster job execute" in result.output
+
+
+def test_a_rollout_is_over_when_all_is_done_and_not_when_nothing_is_open(
+    invoke: Invoke, connection: sa.Connection
+) -> None:
+    def state() -> str:
+        words = invoke("rollout").output.split()
+        return " ".join(words[words.index(AVIF) + 2 :][:2])
+
+    invoke("rollout", AVIF)
+    assert state() == "rolling out"
+    invoke("queue", "hold", "--yes")
+    assert state() == "on hold"
+    invoke("queue", "restore")
+    first, *others = take(connection)
+    settle(connection, RUN, [outcome(first, Verdict.FAILED, Stage.ENCODE, failure=FailureKind.OUT_OF_MEMORY)])
+    assert state() == "rolling out"
+    settle(connection, RUN, [rolled_out(job) for job in others])
+    assert state() == "rolled out"
+
+
+def test_words_in_brackets_are_told_as_they_are(invoke: Invoke) -> None:
+    result = invoke("rollout", "[/x]")
+    assert result.exit_code == 2
+    assert "UnknownRecipeError: instagram has no recipe '[/x]'" in result.output
 
 
 def test_an_unknown_recipe_names_those_that_exist(invoke: Invoke) -> None:

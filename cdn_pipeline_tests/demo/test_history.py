@@ -34,13 +34,22 @@ def move_to(engine: sa.Engine, moment: datetime) -> None:
     fast_clock.set_offset(engine, moment - datetime.now(UTC))
 
 
+def work_until(engine: sa.Engine, connection: sa.Connection, since: datetime, until: datetime, run: Run = RUN) -> None:
+    """Lets the time pass in which a run has jobs in hand; it renews its leases."""
+    for number in range((until - since) // (MINUTE / 2)):
+        move_to(engine, since + number * MINUTE / 2)
+        renew_leases(connection, run)
+    move_to(engine, until)
+
+
 def play_two_hours(engine: sa.Engine) -> None:
     """Four images: one is published, one fails, one is retried and published an hour later, one stays open."""
     with session(engine) as connection:
+        register(connection, RUN)
         move_to(engine, START + 10 * MINUTE)
         see(connection, *(reference(image=str(number)) for number in range(4)))
         jobs = take(connection)
-        move_to(engine, START + 16 * MINUTE)
+        work_until(engine, connection, START + 10 * MINUTE, START + 16 * MINUTE)
         done: dict[str, Any] = {"download_ms": 101, "transcode_ms": 50, "upload_ms": 10, "bytes_in": 1001}
         settle(
             connection,
@@ -55,7 +64,7 @@ def play_two_hours(engine: sa.Engine) -> None:
         move_to(engine, START + HOUR - MINUTE)
         due_now(connection)
         again = {job.job_id: job for job in take(connection)}
-        move_to(engine, START + HOUR + MINUTE)
+        work_until(engine, connection, START + HOUR - MINUTE, START + HOUR + MINUTE)
         settle(connection, RUN, [published(again[jobs[2].job_id]), outcome(again[jobs[3].job_id], Verdict.RELEASED)])
         move_to(engine, START + 3 * HOUR)
 
@@ -83,7 +92,6 @@ def test_both_counts_agree_in_every_column(catalog: sa.Engine) -> None:
         "avg_file_size_bytes": 1001,
         "error_categories": {"image_corrupt": 1},
         "peak_queue_depth": 4,
-        "peak_urgent_queue_depth": 4,
         "worker_utilization_percent": 12,  # six minutes, and the last one
     }
 
@@ -107,7 +115,7 @@ def test_what_a_killed_run_had_in_hand_counts_until_its_last_renewal(catalog: sa
             doomed = doomed.execution_options(isolation_level="AUTOCOMMIT")
             register(doomed, run)
             take(doomed, run)
-            move_to(catalog, START + 9 * MINUTE)
+            work_until(catalog, doomed, START, START + 9 * MINUTE, run)
             renew_leases(doomed, run)
             doomed.invalidate()
         move_to(catalog, START + 30 * MINUTE)
@@ -116,6 +124,28 @@ def test_what_a_killed_run_had_in_hand_counts_until_its_last_renewal(catalog: sa
     store(catalog, 0)
     with catalog.connect() as connection:
         assert count_hour(history.replay(connection), START)["worker_utilization_percent"] == 15
+        assert history.compare(connection, START, 1).differences == ()
+
+
+def test_a_run_that_slept_through_its_lease_counts_until_it_fell_asleep_and_from_when_it_woke(
+    catalog: sa.Engine,
+) -> None:
+    with session(catalog) as connection:
+        register(connection, RUN)
+        move_to(catalog, START)
+        see(connection, reference())
+        [job] = take(connection)
+        work_until(catalog, connection, START, START + 6 * MINUTE)
+        renew_leases(connection, RUN)
+        move_to(catalog, START + 30 * MINUTE)
+        work_until(catalog, connection, START + 30 * MINUTE, START + 33 * MINUTE)
+        move_to(catalog, START + 40 * MINUTE)
+        settle(connection, RUN, [published(job)])
+        move_to(catalog, START + 2 * HOUR)
+    store(catalog, 0)
+    with catalog.connect() as connection:
+        # Six minutes, and two and a half: the last renewal was half a minute before it fell asleep again.
+        assert count_hour(history.replay(connection), START)["worker_utilization_percent"] == 14
         assert history.compare(connection, START, 1).differences == ()
 
 
@@ -130,7 +160,7 @@ def test_a_time_that_is_not_when_it_happened_is_refused(catalog: sa.Engine) -> N
 
 def row(**columns: int | str | None) -> dict[str, int | str | None]:
     nothing = dict.fromkeys(("download_ms", "transcode_ms", "upload_ms", "bytes_in", "failure_kind"))
-    return {**nothing, "status": "completed", "priority": 4, **columns}
+    return {**nothing, "status": "completed", **columns}
 
 
 def test_means_are_rounded_to_nearest_and_a_half_upwards() -> None:
@@ -141,10 +171,9 @@ def test_means_are_rounded_to_nearest_and_a_half_upwards() -> None:
 
 
 def test_a_job_that_ends_when_another_one_comes_is_not_beside_it_in_the_queue() -> None:
-    jobs = [Job(START - MINUTE, row(), START + MINUTE), Job(START + MINUTE, row(priority=6), None)]
+    jobs = [Job(START - MINUTE, row(), START + MINUTE), Job(START + MINUTE, row(), None)]
     counted = count_hour(jobs, START)
-    assert (counted["peak_queue_depth"], counted["peak_urgent_queue_depth"]) == (1, 1)
-    assert count_hour(jobs, START + HOUR)["peak_urgent_queue_depth"] == 0
+    assert counted["peak_queue_depth"] == 1
 
 
 def test_time_in_which_several_jobs_were_in_hand_counts_once_and_only_within_the_hour() -> None:

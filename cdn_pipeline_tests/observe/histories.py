@@ -34,7 +34,6 @@ class Job:
     busy: tuple[Span, ...] = ()
     started_at: datetime | None = None
     renewed_at: datetime | None = None
-    priority: int = 5
     failure_kind: str | None = None
     download_ms: int | None = None
     transcode_ms: int | None = None
@@ -71,17 +70,17 @@ _WRITE = sa.text("""
     WITH jobs AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS j(
             asset_id uuid, status text, created_at timestamptz, completed_at timestamptz, busy tstzmultirange,
-            started_at timestamptz, lease_until timestamptz, priority int, failure_kind text, download_ms int,
-            transcode_ms int, upload_ms int, bytes_in bigint)
+            started_at timestamptz, lease_until timestamptz, failure_kind text, download_ms int, transcode_ms int,
+            upload_ms int, bytes_in bigint)
     ), images AS (
         INSERT INTO cdn_image_assets (id, collection, shard, owner_id, source_type, source_id, media_id, source_url,
                                       identity, rank, observed_at)
         SELECT asset_id, 'instagram', '00', 'owner', 'profile_avatar', asset_id, 'avatar', '', '', 1, now() FROM jobs
     )
     INSERT INTO cdn_image_jobs (asset_id, collection, shard, job_type, source_url, status, created_at, completed_at,
-        busy, started_at, lease_until, priority, failure_kind, download_ms, transcode_ms, upload_ms, bytes_in)
+        busy, started_at, lease_until, failure_kind, download_ms, transcode_ms, upload_ms, bytes_in)
     SELECT asset_id, 'instagram', '00', 'ingest', '', status, created_at, completed_at, busy, started_at, lease_until,
-           priority, failure_kind, download_ms, transcode_ms, upload_ms, bytes_in
+           failure_kind, download_ms, transcode_ms, upload_ms, bytes_in
     FROM jobs
 """)
 
@@ -109,7 +108,6 @@ def count(jobs: Sequence[Job], hour: datetime) -> HourStats:
         avg_file_size_bytes=_mean(sizes),
         error_categories=dict(Counter(str(job.failure_kind) for job in failed)),
         peak_queue_depth=_peak(jobs, hour),
-        peak_urgent_queue_depth=_peak([job for job in jobs if job.priority <= 5], hour),
         worker_utilization_percent=_utilization(jobs, hour),
     )
 
@@ -180,7 +178,6 @@ def _jobs(draw: Callable[[st.SearchStrategy[Any]], Any], moments: st.SearchStrat
         busy=tuple(zip(busy_times[::2], busy_times[1::2], strict=True)),
         started_at=earlier if status == "processing" else None,
         renewed_at=later if status == "processing" else None,
-        priority=draw(st.integers(1, 10)),
         failure_kind=draw(st.sampled_from(FailureKind)).value if status == "failed" else None,
         download_ms=draw(_MILLISECONDS) if ended else None,
         transcode_ms=draw(_MILLISECONDS) if ended else None,

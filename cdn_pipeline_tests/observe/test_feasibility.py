@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.observe.feasibility import Feasibility, feasibility
 from cdn_pipeline.observe.thresholds import MINIMUM_SAMPLE
+from cdn_pipeline.queue.holds import hold_queue
 from cdn_pipeline.queue.outcomes import settle
 from cdn_pipeline_tests.queue.catalogs import NOW, RUN, published, reference, see, source_url, take
 
@@ -62,7 +63,7 @@ ENDED = st.builds(
 WAITING = st.builds(
     Waiting,
     st.integers(1, 10),
-    st.none() | st.integers(-100, 2000).map(lambda seconds: seconds + BESIDE),
+    st.none() | (st.integers(-100, 2000) | st.integers(-100, 2 * DAY)).map(lambda seconds: seconds + BESIDE),
     st.sampled_from([-100, 0, 0, 5000]),
     st.sampled_from(["download", "download", "download", "encode"]),
     st.sampled_from([False, False, False, True]),
@@ -85,8 +86,8 @@ def test_the_query_says_what_a_simulation_of_the_queue_says(
     rate = _rate(ended)
     assert found.rate == (None if rate is None else pytest.approx(rate))
     at_risk = _too_late(waiting, rate)
-    assert found.waiting == sum(job.stage == "download" and not job.held for job in waiting)
-    assert found.at_risk == len(at_risk)
+    assert found.waiting == sum(job.stage == "download" for job in waiting)
+    assert (found.at_risk, found.at_risk_on_hold) == (len(at_risk), len(_soon_dead_on_hold(waiting)))
     assert found.first_at_risk == (now + timedelta(seconds=min(at_risk)) if at_risk else None)
 
 
@@ -106,12 +107,17 @@ def _too_late(waiting: Sequence[Waiting], rate: float | None) -> list[float]:
     """The deadlines of the images that expire first."""
     to_download = [job for job in waiting if job.stage == "download" and not job.held]
     in_order = sorted(to_download, key=lambda job: (job.priority, job.deadline is None, job.deadline or 0.0))
-    late = []
+    late = _soon_dead_on_hold(waiting)
     for number, job in enumerate(in_order, start=1):
         reached = max(job.next_attempt, number / rate if rate else 0)
         if job.deadline is not None and job.deadline < reached:
             late.append(job.deadline)
     return late
+
+
+def _soon_dead_on_hold(waiting: Sequence[Waiting]) -> list[float]:
+    deadlines = [job.deadline for job in waiting if job.stage == "download" and job.held]
+    return [deadline for deadline in deadlines if deadline is not None and deadline < DAY]
 
 
 def _write(connection: sa.Connection, ended: Sequence[Ended], waiting: Sequence[Waiting]) -> datetime:
@@ -176,7 +182,7 @@ def _insert_job(connection: sa.Connection, **values: object) -> None:
 
 
 def test_of_an_empty_queue_there_is_nothing_to_tell(connection: sa.Connection) -> None:
-    assert feasibility(connection, INSTAGRAM) == Feasibility(None, 0, 0, None, "no image waits for its download")
+    assert feasibility(connection, INSTAGRAM) == Feasibility(None, 0, 0, 0, None, "no image waits for its download")
 
 
 def test_words_say_how_many_at_what_rate_and_when(catalog: sa.Engine) -> None:
@@ -190,6 +196,18 @@ def test_words_say_how_many_at_what_rate_and_when(catalog: sa.Engine) -> None:
     assert (found.waiting, found.at_risk) == (2, 1)
     assert found.words == (
         f"of 2 waiting images 1 will have expired when we reach them (no rate measured yet), the first at {expired_at}"
+    )
+
+
+def test_an_image_on_hold_is_at_risk_on_its_last_day(catalog: sa.Engine) -> None:
+    with catalog.begin() as connection:
+        see(connection, *(reference(source_url(lives=timedelta(hours=hours)), image=str(hours)) for hours in (9, 90)))
+        assert feasibility(connection, INSTAGRAM).at_risk == 0
+        hold_queue(connection, INSTAGRAM)
+        found = feasibility(connection, INSTAGRAM)
+    assert (found.waiting, found.at_risk, found.at_risk_on_hold) == (2, 1, 1)
+    assert "of 2 waiting images 1 will have expired when we reach them (no rate measured yet), 1 of them on hold, " in (
+        found.words
     )
 
 

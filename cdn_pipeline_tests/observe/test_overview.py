@@ -1,6 +1,7 @@
 """The overview counts what the queue's own functions have written, and every trouble is found."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,9 +10,10 @@ import sqlalchemy as sa
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.failures import Blame, FailureKind
 from cdn_pipeline.observe.health import CheckUp, Health, check_up
-from cdn_pipeline.observe.overview import HourLine, Overview, look_over
+from cdn_pipeline.observe.overview import Overview, look_over
+from cdn_pipeline.observe.snapshot import snapshot
 from cdn_pipeline.queue.holds import hold_queue
-from cdn_pipeline.queue.leases import Run
+from cdn_pipeline.queue.leases import Run, hold_run
 from cdn_pipeline.queue.outcomes import Verdict, settle
 from cdn_pipeline.queue.states import ImageStatus
 from cdn_pipeline_tests.queue.catalogs import (
@@ -34,7 +36,8 @@ def connection(catalog: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def overview(connection: sa.Connection) -> Overview:
-    return look_over(connection, INSTAGRAM)
+    with snapshot(connection.engine) as now:
+        return look_over(now, INSTAGRAM)
 
 
 def health(connection: sa.Connection) -> CheckUp:
@@ -121,6 +124,17 @@ def test_runs_say_what_they_hold_and_whether_they_live(connection: sa.Connection
     assert (runs["gone"].lives, runs["gone"].images, runs["gone"].shards) == (False, 1, ("01",))
 
 
+def test_a_run_that_ends_while_it_is_looked_at_is_not_taken_for_dead(catalog: sa.Engine) -> None:
+    with ExitStack() as held, snapshot(catalog) as now:
+        held.enter_context(hold_run(catalog, "ending"))
+        with snapshot(catalog) as later:
+            later.connection.execute(sa.text("SELECT FROM cdn_runs"))  # now it stands still
+            held.close()
+            (run,) = look_over(later, INSTAGRAM).runs
+            assert (run.run_id, run.lives) == ("ending", True)
+        assert look_over(now, INSTAGRAM).runs == ()
+
+
 def test_an_image_counts_once_by_its_last_outcome_of_the_day(connection: sa.Connection) -> None:
     see_many(connection, 4)
     end_all(connection, Verdict.FAILED, FailureKind.IMAGE_CORRUPT)
@@ -150,11 +164,20 @@ def test_the_latest_hours_are_told_latest_first(connection: sa.Connection) -> No
             FROM generate_series(0, 9) n""")
     )
     hours = overview(connection).hours
-    assert [line.hour for line in hours] == [
+    assert [line.start for line in hours] == [
         datetime(2026, 3, 2, 5, tzinfo=UTC) - timedelta(hours=back) for back in range(6)
     ]
-    assert (hours[0].images_per_second, hours[0].success_rate) == (9.0, 1 - 9 / 32400)
-    assert HourLine(hours[0].hour, 0, 0, 0, 0).success_rate is None
+    assert (hours[0].jobs_per_second, hours[0].success_rate) == (9.0, 1 - 9 / 32400)
+
+
+def test_gone_and_expired_images_are_no_failures_of_an_hour(connection: sa.Connection) -> None:
+    connection.execute(
+        sa.text("""
+            INSERT INTO cdn_processing_stats (date, hour, jobs_processed, jobs_failed, error_categories)
+            VALUES ('2026-03-01', 20, 10, 6, '{"source_gone": 5, "image_corrupt": 1}')""")
+    )
+    (hour,) = overview(connection).hours
+    assert hour.success_rate == 0.8
 
 
 def test_watermarks_tell_the_shard_that_is_furthest_behind(connection: sa.Connection) -> None:
@@ -191,6 +214,16 @@ def an_image_was_lost(connection: sa.Connection) -> None:
     see_many(connection, 1)
     connection.execute(sa.text("UPDATE cdn_image_assets SET url_expires_at = now() - interval '2 hours'"))
     connection.execute(sa.text("UPDATE cdn_image_jobs SET status = 'failed', completed_at = now()"))
+
+
+def an_image_was_lost_weeks_ago(connection: sa.Connection) -> None:
+    an_image_was_lost(connection)
+    connection.execute(sa.text("UPDATE cdn_image_assets SET url_expires_at = now() - interval '8 days'"))
+
+
+def an_image_expires_on_hold(connection: sa.Connection) -> None:
+    see(connection, reference(source_url(lives=timedelta(hours=9))))
+    hold_queue(connection, INSTAGRAM)
 
 
 def one_in_ten_fails(connection: sa.Connection) -> None:
@@ -248,6 +281,8 @@ def no_shard_was_read_for_two_days(connection: sa.Connection) -> None:
     ("trouble", "worst", "first"),
     [
         (an_image_was_lost, Health.UNHEALTHY, "`cdn-pipeline explain "),
+        (an_image_was_lost_weeks_ago, Health.DEGRADED, "`cdn-pipeline explain "),
+        (an_image_expires_on_hold, Health.DEGRADED, "`cdn-pipeline queue restore`"),
         (one_in_ten_fails, Health.DEGRADED, "image_corrupt (3)"),
         (every_image_is_retried, Health.UNHEALTHY, FailureKind.CONNECTION_FAILED.advice),
         (many_are_in_the_queue, Health.DEGRADED, "more of them work at once"),

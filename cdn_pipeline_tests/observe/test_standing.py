@@ -17,6 +17,7 @@ from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.observe.standing import Watch, oldest_due, scans, watch
 from cdn_pipeline.queue.due import DueJob
 from cdn_pipeline.queue.intake import known_images, record
+from cdn_pipeline.queue.leases import hold_run
 from cdn_pipeline.queue.outcomes import Outcome, Verdict, settle
 from cdn_pipeline.sources.discovery import CLOCK_TOLERANCE, ImageKey, ImageReference, compare
 from cdn_pipeline.sources.instagram import SourceUrl
@@ -42,7 +43,7 @@ class World:
     """A catalog, its movable clock, and what happens to images in it."""
 
     def __init__(self, engine: sa.Engine, connection: sa.Connection) -> None:
-        self._engine = engine
+        self.engine = engine
         self.connection = connection
         self._ahead = timedelta()
 
@@ -57,7 +58,7 @@ class World:
 
     def advance(self, time: timedelta) -> None:
         self._ahead += time
-        fast_clock.set_offset(self._engine, self._ahead)
+        fast_clock.set_offset(self.engine, self._ahead)
 
     def see(self, image: str, picture: int, expires_at: datetime) -> None:
         """Discovery finds this picture under a URL that lives so long."""
@@ -212,7 +213,7 @@ def test_an_image_is_lost_exactly_when_it_was_alive_and_we_were_late(
 def test_a_lost_image_is_named_so_that_it_can_be_explained(world: World) -> None:
     for number in range(25):
         world.see(str(number), number + 1, world.now + HOUR * (number + 1))
-    assert world.watch() == Watch(0, 0, ())
+    assert world.watch() == Watch(0, 0, 0, ())
     world.advance(HOUR * 30)
 
     found = world.watch()
@@ -228,7 +229,25 @@ def test_a_lost_image_is_named_so_that_it_can_be_explained(world: World) -> None
 def test_a_url_that_never_expires_is_never_lost(world: World) -> None:
     see(world.connection, reference(source_url(lives=None)))
     world.advance(timedelta(days=1000))
-    assert world.watch() == Watch(0, 0, ())
+    assert world.watch() == Watch(0, 0, 0, ())
+
+
+def test_a_loss_is_recent_for_seven_days_and_tells_whether_a_fresh_url_can_come(world: World) -> None:
+    world.see("1", 1, world.now + HOUR)
+    world.see("2", 2, world.now + HOUR * 48)
+    world.connection.execute(sa.text("UPDATE cdn_image_assets SET removed_at = now() WHERE source_id = '1'"))
+    world.advance(timedelta(days=7))
+
+    found = world.watch()
+
+    assert (found.lost, found.lost_lately) == (2, 2)
+    there, removed = found.samples
+    assert there.endswith(" UTC")
+    assert removed.endswith(" UTC, its source row is removed")
+    world.advance(timedelta(days=1))
+    assert (world.watch().lost, world.watch().lost_lately) == (2, 1)
+    world.advance(timedelta(days=2))
+    assert (world.watch().lost, world.watch().lost_lately) == (2, 0)
 
 
 def test_what_was_refused_is_not_lost_when_an_operator_has_it_tried_again_too_late(world: World) -> None:
@@ -257,7 +276,7 @@ def test_an_image_in_hand_is_not_lost_yet(world: World) -> None:
 
 def test_another_collections_images_are_not_counted(world: World) -> None:
     world.see("1", 1, world.now - HOUR * 30)
-    assert watch(world.connection, replace(INSTAGRAM, name="other")) == Watch(0, 0, ())
+    assert watch(world.connection, replace(INSTAGRAM, name="other")) == Watch(0, 0, 0, ())
 
 
 # -- due jobs --
@@ -300,9 +319,20 @@ def test_a_job_in_hand_is_not_left_waiting(world: World) -> None:
 # -- scans --
 
 
-def test_before_the_first_scan_every_shard_is_stale_and_nothing_has_begun(world: World) -> None:
+def test_before_the_first_scan_nothing_has_begun_and_nothing_is_stale(world: World) -> None:
     found = scans(world.connection, INSTAGRAM, HOUR)
-    assert (found.begun, found.stale, found.oldest) == (False, SHARDS, None)
+    assert (found.begun, found.stale, found.oldest) == (False, (), None)
+
+
+def test_a_first_backfill_has_as_much_time_as_a_night(world: World) -> None:
+    with hold_run(world.engine, "first"):
+        _scanned(world.connection, "00", HOUR * 0)
+        world.advance(HOUR * 25)
+        assert scans(world.connection, INSTAGRAM, HOUR * 26).stale == ()
+        for shard in SHARDS[:-1]:
+            _scanned(world.connection, shard, HOUR * 0)
+        world.advance(HOUR * 2)
+        assert scans(world.connection, INSTAGRAM, HOUR * 26).stale == ("3f",)
 
 
 def test_shards_are_stale_that_were_not_read_in_full_within_the_limit(world: World) -> None:
@@ -320,10 +350,12 @@ def test_shards_are_stale_that_were_not_read_in_full_within_the_limit(world: Wor
     assert HOUR * 27 <= world.now - found.oldest < HOUR * 27.1
 
 
-def test_a_shard_that_was_never_read_is_stale_among_others(world: World) -> None:
+def test_a_shard_that_was_never_read_is_stale_when_another_one_is(world: World) -> None:
     for shard in SHARDS[1:]:
         _scanned(world.connection, shard, HOUR)
-    assert scans(world.connection, INSTAGRAM, HOUR * 26).stale == ("00",)
+    assert scans(world.connection, INSTAGRAM, HOUR * 26).stale == ()
+    _scanned(world.connection, "01", HOUR * 27)
+    assert scans(world.connection, INSTAGRAM, HOUR * 26).stale == ("00", "01")
 
 
 def _scanned(connection: sa.Connection, shard: str, ago: timedelta | None) -> None:

@@ -21,7 +21,8 @@ from cdn_pipeline.observe.stats import (
     HourTooOldError,
     compare_hours,
     compute_hour,
-    latest_hour,
+    latest_hours,
+    missing_hours,
     write_hour,
 )
 from cdn_pipeline.queue.leases import LEASE, release_dead_leases
@@ -78,16 +79,16 @@ def test_the_hours_sum_up_to_the_day(catalog: sa.Engine, jobs: list[Job]) -> Non
 
 def test_an_empty_hour_is_all_zeros(catalog: sa.Engine) -> None:
     stats = computed(catalog, [])
-    assert stats == HourStats(EIGHT.date(), EIGHT.hour, 0, 0, 0, 0, 0, 0, 0, {}, 0, 0, 0)
+    assert stats == HourStats(EIGHT.date(), EIGHT.hour, 0, 0, 0, 0, 0, 0, 0, {}, 0, 0)
     assert stats.start == EIGHT
     assert stats.success_rate is None
 
 
 def test_a_job_open_through_the_whole_hour_is_in_its_queue_and_nothing_else(catalog: sa.Engine) -> None:
     still_open = Job("queued", EIGHT - 5 * HOUR)
-    ended_since = Job("completed", EIGHT - 5 * HOUR, EIGHT + 2 * HOUR, priority=6)
+    ended_since = Job("completed", EIGHT - 5 * HOUR, EIGHT + 2 * HOUR)
     stats = computed(catalog, [still_open, ended_since])
-    assert (stats.jobs_processed, stats.peak_queue_depth, stats.peak_urgent_queue_depth) == (0, 2, 1)
+    assert (stats.jobs_processed, stats.peak_queue_depth) == (0, 2)
     assert stats.worker_utilization_percent == 0
 
 
@@ -237,20 +238,19 @@ def test_an_hour_is_stored_once_and_the_last_count_stands(catalog: sa.Engine) ->
     for stats in (first, first, second):
         with catalog.begin() as connection:
             write_hour(connection, stats)
-            assert latest_hour(connection) == stats
+            assert latest_hours(connection, 9) == [stats]
     with catalog.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM cdn_processing_stats")) == 1
 
 
-def test_the_latest_hour_is_the_latest_of_the_latest_day(catalog: sa.Engine) -> None:
+def test_the_latest_hours_are_those_of_the_latest_day(catalog: sa.Engine) -> None:
     with catalog.begin() as connection:
-        assert latest_hour(connection) is None
+        assert latest_hours(connection, 2) == []
         hours = [YESTERDAY + 2 * HOUR, YESTERDAY - HOUR, YESTERDAY + HOUR]
         for hour in hours:
             write_hour(connection, compute_hour(connection, hour))
-        latest = latest_hour(connection)
-    assert latest is not None
-    assert latest.start == max(hours)
+        latest = latest_hours(connection, 2)
+    assert [stats.start for stats in latest] == [YESTERDAY + 2 * HOUR, YESTERDAY + HOUR]
 
 
 def test_stored_hours_that_differ_from_their_jobs_are_found_column_by_column(catalog: sa.Engine) -> None:
@@ -272,11 +272,15 @@ def test_stored_hours_that_differ_from_their_jobs_are_found_column_by_column(cat
     }
 
 
-def test_a_job_that_became_urgent_since_is_no_inconsistency(catalog: sa.Engine) -> None:
-    with catalog.begin() as connection:
-        write(connection, [Job("queued", EIGHT - HOUR, priority=10)])
-        write_hour(connection, compute_hour(connection, EIGHT))
-        connection.execute(sa.text("UPDATE cdn_image_jobs SET priority = 2"))
-        [compared] = compare_hours(connection, timedelta(hours=24))
-    assert (compared.stored.peak_urgent_queue_depth, compared.computed.peak_urgent_queue_depth) == (0, 1)
-    assert compared.differences == {}
+def test_hours_that_nobody_counted_are_missing_from_the_first_stored_one_on(clocked: sa.Connection) -> None:
+    set_clock(clocked, EIGHT + 5 * MINUTE)
+    assert missing_hours(clocked, timedelta(hours=24)) == []
+    for back in (9, 6, 4):
+        write_hour(clocked, compute_hour(clocked, EIGHT - back * HOUR))
+    before_seven = [EIGHT - back * HOUR for back in (8, 7, 5, 3, 2)]
+
+    assert missing_hours(clocked, timedelta(hours=24)) == before_seven  # that from seven on is being counted now
+    assert missing_hours(clocked, timedelta(hours=7)) == before_seven[2:]
+
+    set_clock(clocked, EIGHT + HOUR)
+    assert missing_hours(clocked, timedelta(hours=24)) == [*before_seven, EIGHT - HOUR]

@@ -1,7 +1,7 @@
 """The story has the facts of the catalog, in the order in which they are told."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import pytest
@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.observe.snapshot import snapshot
 from cdn_pipeline.observe.story import ImageStory, tell_stories
 from cdn_pipeline.queue.outcomes import Verdict, settle
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, JobType
@@ -33,16 +34,21 @@ def connection(catalog: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def story(connection: sa.Connection) -> ImageStory:
-    (story,) = tell_stories(connection, INSTAGRAM, [image(connection)["id"]])
+    (story,) = stories_of(connection, [image(connection)["id"]])
     return story
+
+
+def stories_of(connection: sa.Connection, ids: Sequence[uuid.UUID]) -> list[ImageStory]:
+    with snapshot(connection.engine) as now:
+        return tell_stories(now, INSTAGRAM, ids)
 
 
 def test_stories_keep_the_order_that_was_asked_for_and_leave_out_what_is_no_image(connection: sa.Connection) -> None:
     see(connection, *(reference(image=str(number)) for number in range(3)))
     ids = list(connection.scalars(sa.text("SELECT id FROM cdn_image_assets ORDER BY id DESC")))
-    stories = tell_stories(connection, INSTAGRAM, [ids[0], uuid.uuid4(), *ids[1:]])
+    stories = stories_of(connection, [ids[0], uuid.uuid4(), *ids[1:]])
     assert [story.image_id for story in stories] == ids
-    assert tell_stories(connection, INSTAGRAM, []) == []
+    assert stories_of(connection, []) == []
 
 
 def test_a_replaced_picture_keeps_its_history(connection: sa.Connection) -> None:

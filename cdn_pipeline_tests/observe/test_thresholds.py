@@ -103,19 +103,29 @@ def test_jobs_that_take_more_than_two_seconds_on_average_are_a_warning(mean_ms: 
 
 
 def test_stored_hours_that_differ_are_an_error_that_names_them() -> None:
-    assert judge_stats(3, []).passed
-    judgement = judge_stats(3, ["2026-01-31-14:00", "2026-01-31-16:00"])
+    assert judge_stats(3, [], []).passed
+    judgement = judge_stats(3, ["2026-01-31-14:00", "2026-01-31-16:00"], [])
     assert verdict(judgement) == "error"
     assert judgement.words == (
         "2 of 3 stored hours differ from their jobs; backfill 2026-01-31-14:00, 2026-01-31-16:00"
     )
 
 
+def test_hours_that_are_missing_are_a_warning_that_names_them() -> None:
+    judgement = judge_stats(3, [], ["2026-01-31-15:00"])
+    assert verdict(judgement) == "warning"
+    assert judgement.words == "hours not counted: 1; backfill 2026-01-31-15:00"
+    both = judge_stats(3, ["2026-01-31-16:00"], ["2026-01-31-15:00"])
+    assert verdict(both) == "error"
+    assert both.words.endswith("; backfill 2026-01-31-15:00, 2026-01-31-16:00")
+
+
 @given(COUNTS)
 @example(0)
 @example(1)
 def test_one_lost_image_is_an_error_and_one_at_risk_or_one_shard_left_behind_a_warning(count: int) -> None:
-    assert verdict(judge_lost(count)) == ("error" if count else "ok")
+    assert verdict(judge_lost(count, count)) == ("error" if count else "ok")
+    assert verdict(judge_lost(count, 0)) == ("warning" if count else "ok")
     for judgement in (judge_deadlines(count, ""), judge_failed_shards(count), judge_scans(True, count)):
         assert verdict(judgement) == ("warning" if count else "ok")
 

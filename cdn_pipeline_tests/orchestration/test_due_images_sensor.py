@@ -1,6 +1,8 @@
 """The sensor on a small world: what it asks for is run, and what it asked for is not asked for twice."""
 
+import re
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -10,7 +12,9 @@ from cdn_pipeline.collections import SHARDS
 from cdn_pipeline.definitions import defs
 from cdn_pipeline.demo import app_database as demo
 from cdn_pipeline.orchestration import sensors
+from cdn_pipeline.orchestration.coverage import named_shards
 from cdn_pipeline.orchestration.sensors import due_images_sensor
+from cdn_pipeline.queue.leases import hold_run
 from cdn_pipeline.sources.app_database import shard_of
 from cdn_pipeline_tests.orchestration.workplace import ALL_SHARDS, ASSETS, Workplace, shard_tags
 from cdn_pipeline_tests.world import SmallWorld, World
@@ -54,6 +58,31 @@ def begin(place: Workplace, job: str = "publish_images", **tags: str) -> dg.Dags
     return place.instance.create_run_for_job(defs.resolve_job_def(job), tags=tags, status=dg.DagsterRunStatus.STARTED)
 
 
+def begin_ago(place: Workplace, ago: timedelta, job: str = "publish_images", **tags: str) -> dg.DagsterRun:
+    """A run that has not ended and was started so long ago."""
+    run = begin(place, job, **tags)
+    report(place, run, dg.DagsterEventType.PIPELINE_START, ago)
+    return run
+
+
+def report(place: Workplace, run: dg.DagsterRun, event: dg.DagsterEventType, ago: timedelta) -> None:
+    started = dg.DagsterEvent(event_type_value=event.value, job_name=run.job_name)
+    moment = (datetime.now(UTC) - ago).timestamp()
+    place.instance.report_dagster_event(started, run.run_id, timestamp=moment)
+
+
+def fail(place: Workplace, lane: str, ago: timedelta, **tags: str) -> None:
+    """A run of all shards that the sensor started and that failed so long ago."""
+    of_sensor = {"dagster/sensor_name": due_images_sensor.name, "lane": lane}
+    run = begin(place, **{**shard_tags(*ALL_SHARDS), **of_sensor, **tags})
+    report(place, run, dg.DagsterEventType.PIPELINE_FAILURE, ago)
+
+
+def change_queue(catalog: sa.Engine, change: str) -> None:
+    with catalog.begin() as connection:
+        connection.execute(sa.text(f"UPDATE cdn_image_jobs SET {change} WHERE status = 'queued'"))
+
+
 def published(catalog: sa.Engine) -> set[str]:
     with catalog.connect() as connection:
         shown = "SELECT source_id FROM cdn_image_urls WHERE cdn_path_256 IS NOT NULL AND cdn_path_512 IS NOT NULL"
@@ -91,8 +120,11 @@ def test_a_scan_of_everything_says_so_and_tells_what_is_gone(place: Workplace, w
 
 
 def test_one_tick_evaluated_twice_has_the_same_keys(place: Workplace, world: World) -> None:
-    keys = [request.run_key for _ in range(2) for request in requests(place)]
-    assert all(key and key.startswith("00-3f:regular:") for key in keys)
+    first, second = [request.run_key or "" for _ in range(2) for request in requests(place)]
+    for key in (first, second):
+        assert re.fullmatch(r"00-3f:regular:\d{4}-\d\d-\d\dT\d\d:\d\dZ", key)
+    a_minute_apart = datetime.fromisoformat(second[-17:]) - datetime.fromisoformat(first[-17:]) == timedelta(minutes=1)
+    assert first == second or a_minute_apart
 
 
 @pytest.mark.parametrize(
@@ -161,12 +193,103 @@ def test_a_run_whose_process_was_killed_covers_nothing(place: Workplace, world: 
     assert len(requests(place)) == 1
 
 
+def test_a_run_that_never_came_to_register_is_failed_ten_minutes_after_its_start(
+    place: Workplace, world: World, catalog: sa.Engine
+) -> None:
+    lost, young, other, registered = (
+        begin_ago(place, timedelta(minutes=11), **shard_tags(*ALL_SHARDS)),
+        begin_ago(place, timedelta(minutes=9), **shard_tags(*ALL_SHARDS)),
+        begin_ago(place, timedelta(minutes=11), "hourly_stats", **{"dagster/partition": "2026-03-01-00:00"}),
+        begin_ago(place, timedelta(minutes=11), **shard_tags(*ALL_SHARDS)),
+    )
+    with hold_run(catalog, registered.run_id):
+        tick(place)
+    statuses = [place.instance.get_run_by_id(run.run_id) for run in (lost, young, other, registered)]
+    assert [run.status.value if run else None for run in statuses] == ["FAILURE", "STARTED", "STARTED", "STARTED"]
+
+
+def test_a_run_that_has_read_its_sources_covers_no_change_since(place: Workplace, world: World) -> None:
+    begin_ago(place, timedelta(seconds=30), **shard_tags(*ALL_SHARDS), lane="regular")
+    assert tick(place) == "nothing is due; runs are reading changed source rows of 64 shards"
+    for run in place.instance.get_runs():
+        place.instance.report_run_canceled(run)
+    begin_ago(place, timedelta(seconds=90), **shard_tags(*ALL_SHARDS), lane="regular")
+    assert [request.tags["lane"] for request in requests(place)] == ["regular"]
+
+
+@pytest.mark.parametrize(
+    ("priority", "tags", "covered"),
+    [
+        (1, {"lane": "urgent"}, True),
+        (1, {"lane": "regular"}, False),
+        (1, {}, False),
+        (4, {"lane": "urgent"}, True),
+        (4, {"lane": "regular"}, True),
+        (4, {"lane": "bulk"}, False),
+        (4, {}, True),
+        (10, {"lane": "regular"}, False),
+        (10, {"dagster/backfill": "b"}, True),
+        (10, {}, True),
+    ],
+)
+def test_what_is_due_is_covered_by_runs_that_take_it_in_time(
+    place: Workplace, world: World, catalog: sa.Engine, priority: int, tags: dict[str, str], covered: bool
+) -> None:
+    assert place.run(*ALL_SHARDS, config={"limit": 1}).success
+    change_queue(catalog, f"priority = {priority}")
+    begin_ago(place, timedelta(minutes=2), **shard_tags(*ALL_SHARDS), **tags)
+    assert isinstance(tick(place), str) == covered
+
+
+def test_a_regular_run_leaves_the_work_of_a_rollout_to_bulk_runs(
+    place: Workplace, world: World, catalog: sa.Engine
+) -> None:
+    assert place.run(*ALL_SHARDS, config={"limit": 1}).success
+    change_queue(catalog, "priority = 10")
+    new = demo.add_profile(world.engine, world.origin.signer, seed=7, posts=0)
+    bulk, regular = sorted(requests(place), key=lambda request: request.tags["lane"])
+    assert (bulk.tags["lane"], regular.tags["lane"]) == ("bulk", "regular")
+    tags = {name: value for name, value in regular.tags.items() if name != "dagster/partition"}
+    everywhere = dg.RunRequest(tags={**tags, **shard_tags(*ALL_SHARDS)}, run_config=regular.run_config)
+    assert execute(place, everywhere).success
+    assert str(new) in published(catalog)
+    assert len(published(catalog)) == 2
+    assert execute(place, bulk).success
+    assert len(published(catalog)) == 4
+
+
+def test_shards_whose_runs_failed_three_times_lately_rest(place: Workplace, world: World) -> None:
+    minutes_ago = [timedelta(minutes=minutes) for minutes in (1, 14, 16)]
+    for ago in minutes_ago:
+        fail(place, "regular", ago)
+    assert len(requests(place)) == 1
+    fail(place, "regular", timedelta(minutes=2), **{"dagster/sensor_name": "another"})
+    fail(place, "bulk", timedelta(minutes=2))
+    assert len(requests(place)) == 1
+    fail(place, "regular", timedelta(minutes=3))
+    again = f"{datetime.now(UTC) + timedelta(minutes=1):%H:%M}"
+    said = str(tick(place))
+    assert said.startswith("3 runs of 00-3f failed in the last 15 minutes; trying again at "), said
+    assert said.endswith("elsewhere nothing is due; no source row changed")
+    assert again >= said.partition("again at ")[2][:5] or again < "00:05"
+
+
+def test_a_users_request_does_not_rest_because_regular_runs_failed(
+    place: Workplace, world: World, catalog: sa.Engine
+) -> None:
+    assert place.run(*ALL_SHARDS, config={"limit": 1}).success
+    for _ in range(3):
+        fail(place, "regular", timedelta(minutes=1))
+    assert str(tick(place)).startswith("3 runs of 00-3f failed")
+    change_queue(catalog, "priority = 1")
+    assert {request.tags["lane"] for request in requests(place)} == {"urgent"}
+
+
 def test_a_users_request_gets_its_own_lane_also_beside_a_backfill(
     place: Workplace, world: World, catalog: sa.Engine
 ) -> None:
     assert place.run(*ALL_SHARDS, config={"limit": 1}).success
-    with catalog.begin() as connection:
-        connection.execute(sa.text("UPDATE cdn_image_jobs SET priority = 10 WHERE status = 'queued'"))
+    change_queue(catalog, "priority = 10")
     begin(place, **shard_tags(*ALL_SHARDS), lane="bulk")
     assert str(tick(place)).startswith("runs are at work on the 2 images due in 2 shards; ")
     with catalog.begin() as connection:
@@ -201,6 +324,6 @@ def test_the_sensor_is_stopped_until_somebody_starts_it_and_asks_for_known_shard
     assert due_images_sensor.default_status is dg.DefaultSensorStatus.STOPPED
     assert due_images_sensor.minimum_interval_seconds == 20
     assert due_images_sensor.description
-    assert sensors._shards({"dagster/partition": "2026-03-01-00:00"}) == []
-    assert sensors._shards({}) == []
-    assert list(sensors._shards(shard_tags("05", "07"))) == list(SHARDS[5:8])
+    assert named_shards({"dagster/partition": "2026-03-01-00:00"}) == []
+    assert named_shards({}) == []
+    assert list(named_shards(shard_tags("05", "07"))) == list(SHARDS[5:8])

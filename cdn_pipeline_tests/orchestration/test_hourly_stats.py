@@ -8,7 +8,7 @@ import dagster as dg
 import sqlalchemy as sa
 
 from cdn_pipeline.definitions import defs
-from cdn_pipeline.observe.stats import HOUR
+from cdn_pipeline.observe.stats import HOUR, JOBS_KEPT
 from cdn_pipeline.orchestration.hours import hours
 from cdn_pipeline_tests.observe.histories import Job, write
 from cdn_pipeline_tests.orchestration.workplace import Workplace, shard_tags, verdicts
@@ -71,14 +71,13 @@ def test_an_hour_is_counted_stored_and_shown(memory_workplace: Workplace, catalo
             "bytes in": 8000,
             "mean file size (bytes)": 2000,
             "peak queue depth": 4,
-            "peak queue depth (priorities 1-5)": 4,
             "worker utilization (%)": 0,
             "failed by kind": {"image_corrupt": 1},
         }
     }
     assert verdicts(run) == {
         "mean_processing_time": (True, "WARN"),
-        "stats_consistent_with_jobs": (True, "ERROR"),
+        "stats_consistent_with_jobs": (True, "WARN"),
     }
 
 
@@ -111,6 +110,23 @@ def test_an_hour_whose_jobs_may_be_deleted_fails_with_the_reason(
     assert stored_hours(catalog) == []
 
 
+def test_an_hour_that_is_refused_leaves_the_others_counted_and_shown(
+    memory_workplace: Workplace, catalog: sa.Engine
+) -> None:
+    oldest_kept = THIS_HOUR - JOBS_KEPT + HOUR  # one hour more, so that no minute can pass it
+    run = run_hours(memory_workplace, oldest_kept - 3 * HOUR, oldest_kept + HOUR)
+
+    assert not run.success
+    [failure] = [event for event in run.all_events if event.event_type is dg.DagsterEventType.STEP_FAILURE]
+    assert failure.step_failure_data.user_failure_data is not None
+    refused = str(failure.step_failure_data.user_failure_data.description)
+    assert [f"{oldest_kept - back * HOUR:%Y-%m-%d %H:%M}" in refused for back in (3, 2, 0)] == [True, True, False]
+    counted = [oldest_kept, oldest_kept + HOUR]
+    assert [hour for hour, _ in stored_hours(catalog)][-2:] == [hour.hour for hour in counted]
+    assert {key(hour) for hour in counted} <= memory_workplace.instance.get_materialized_partitions(STATS)
+    assert key(oldest_kept - 3 * HOUR) not in memory_workplace.instance.get_materialized_partitions(STATS)
+
+
 def test_dagster_offers_no_hour_that_is_not_over() -> None:
     assert key(THIS_HOUR) not in hours.get_partition_keys(current_time=THIS_HOUR + 59 * MINUTE)
     assert key(THIS_HOUR - HOUR) in hours.get_partition_keys(current_time=THIS_HOUR + 59 * MINUTE)
@@ -132,9 +148,8 @@ def test_slow_jobs_of_the_latest_hour_are_a_warning(memory_workplace: Workplace,
 def test_stored_hours_that_differ_are_named_and_a_backfill_mends_them(
     memory_workplace: Workplace, catalog: sa.Engine
 ) -> None:
-    wrong = LAST - 3 * HOUR
-    for hour in (wrong, LAST):
-        assert run_hours(memory_workplace, hour).success
+    wrong = LAST - HOUR
+    assert run_hours(memory_workplace, wrong, LAST).success
     with catalog.begin() as connection:
         write(connection, jobs_of(wrong, completed=1))
 
@@ -147,13 +162,62 @@ def test_stored_hours_that_differ_are_named_and_a_backfill_mends_them(
     assert check.metadata["stored, counted again"] == dg.MetadataValue.json(
         {key(wrong): {"jobs_processed": [0, 1], "peak_queue_depth": [0, 1]}}
     )
-    assert verdicts(run_hours(memory_workplace, wrong))["stats_consistent_with_jobs"] == (True, "ERROR")
+    assert verdicts(run_hours(memory_workplace, wrong))["stats_consistent_with_jobs"] == (True, "WARN")
 
 
-def test_the_schedule_asks_for_the_hour_before() -> None:
+def test_hours_that_are_missing_are_named(memory_workplace: Workplace, catalog: sa.Engine) -> None:
+    assert run_hours(memory_workplace, LAST - 3 * HOUR).success
+    run = run_hours(memory_workplace, LAST)
+    assert verdicts(run)["stats_consistent_with_jobs"] == (False, "WARN")
+    [check] = [made for made in run.get_asset_check_evaluations() if made.check_name == "stats_consistent_with_jobs"]
+    assert check.metadata["hours that are missing"].value == [key(LAST - 2 * HOUR), key(LAST - HOUR)]
+
+
+# -- the schedule --
+
+
+def ask(instance: dg.DagsterInstance, tick: datetime) -> dg.RunRequest | None:
+    """What the schedule asks for at a tick."""
     schedule = defs.resolve_schedule_def("hourly_stats_schedule")
     context = dg.build_schedule_context(
-        scheduled_execution_time=THIS_HOUR + 5 * MINUTE, repository_def=defs.get_repository_def()
+        instance=instance, scheduled_execution_time=tick, repository_def=defs.get_repository_def()
     )
-    [request] = schedule.evaluate_tick(context).run_requests or []
-    assert request.partition_key == key(THIS_HOUR - HOUR)
+    requests = schedule.evaluate_tick(context).run_requests
+    return requests[0] if requests else None
+
+
+def test_at_first_the_schedule_asks_for_the_last_day(memory_workplace: Workplace) -> None:
+    tick = THIS_HOUR + 5 * MINUTE
+    request = ask(memory_workplace.instance, tick)
+    assert request is not None
+    assert dict(request.tags) == shard_tags(key(THIS_HOUR - 24 * HOUR), key(THIS_HOUR - HOUR))
+
+
+def test_after_a_gap_one_run_counts_what_was_missed_and_then_the_hour_before_is_enough(
+    memory_workplace: Workplace, catalog: sa.Engine
+) -> None:
+    assert run_hours(memory_workplace, LAST - 30 * HOUR, LAST - 7 * HOUR).success
+    tick = LAST + HOUR + 5 * MINUTE
+    request = ask(memory_workplace.instance, tick)
+    assert request is not None
+    assert dict(request.tags) == shard_tags(key(LAST - 6 * HOUR), key(LAST))
+
+    result = defs.resolve_job_def("hourly_stats").execute_in_process(
+        instance=memory_workplace.instance, tags=dict(request.tags)
+    )
+
+    assert verdicts(result)["stats_consistent_with_jobs"] == (True, "WARN")
+    assert len(stored_hours(catalog)) == 31
+    assert ask(memory_workplace.instance, tick) is None
+    next_one = ask(memory_workplace.instance, tick + HOUR)
+    assert next_one is not None
+    assert dict(next_one.tags) == shard_tags(key(LAST + HOUR))
+    assert next_one.run_key != request.run_key
+
+
+def test_a_run_that_failed_is_asked_for_again_an_hour_later(memory_workplace: Workplace) -> None:
+    tick = THIS_HOUR + 5 * MINUTE
+    first, later = ask(memory_workplace.instance, tick), ask(memory_workplace.instance, tick + HOUR)
+    assert first is not None
+    assert later is not None
+    assert first.run_key != later.run_key

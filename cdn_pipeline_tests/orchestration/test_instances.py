@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 
 from cdn_pipeline.catalog.embedded import EmbeddedPostgres
 from cdn_pipeline.collections import SHARDS
+from cdn_pipeline.definitions import defs
 from cdn_pipeline_tests.orchestration.workplace import ALL_SHARDS, ASSETS, ROOT, Workplace, opened_workplace
 from cdn_pipeline_tests.s3 import S3Server, moto_server
 from cdn_pipeline_tests.world import SmallWorld
@@ -40,15 +41,21 @@ def test_no_secret_is_written_into_the_file_of_production() -> None:
     assert {name for name, value in postgres.items() if not isinstance(value, dict)} == {"scheme"}
 
 
-def test_two_runs_at_once_and_one_of_them_bulk() -> None:
+def test_limits_of_lanes_leave_one_place_for_what_cannot_wait() -> None:
     with dg.instance_for_test(overrides=dict(read(LAPTOP))) as instance:
         queue = instance.get_concurrency_config().run_queue_config
     assert queue is not None
-    assert queue.max_concurrent_runs == 2
     assert list(queue.tag_concurrency_limits) == [
+        {"key": "lane", "value": "regular", "limit": 2},
         {"key": "lane", "value": "bulk", "limit": 1},
         {"key": "dagster/backfill", "limit": 1},
     ]
+    assert queue.max_concurrent_runs == sum(limit["limit"] for limit in queue.tag_concurrency_limits) + 1
+
+
+@pytest.mark.parametrize("job", ["hourly_stats", "standing_checks"])
+def test_what_tells_of_trouble_starts_before_other_runs(job: str) -> None:
+    assert defs.resolve_job_def(job).tags["dagster/priority"] == "10"
 
 
 def test_telemetry_is_off() -> None:

@@ -1,6 +1,7 @@
 """Which runs are asked for: properties of the decision over all that can be due, changed and covered."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -16,6 +17,7 @@ from cdn_pipeline.orchestration.run_requests import (
     WORTH_SPLITTING,
     Covered,
     Lane,
+    Need,
     PlannedRun,
     plan_runs,
     why_nothing,
@@ -23,7 +25,7 @@ from cdn_pipeline.orchestration.run_requests import (
 from cdn_pipeline.queue.demand import Demand
 
 NOW = datetime(2026, 3, 1, 13, 59, 58, tzinfo=UTC)
-REGULAR, BULK = 4, 6
+REGULAR = 4
 
 
 def due_work(demands: Mapping[str, Demand] | None = None, **more: Any) -> DueWork:
@@ -40,6 +42,14 @@ def due(count: int = 1, priority: int = REGULAR, dies_in: timedelta = timedelta(
     return Demand(due=count, best_priority=priority, earliest_deadline=NOW + dies_in)
 
 
+def bulk(count: int = 1) -> Demand:
+    return Demand(bulk_due=count)
+
+
+def cover(needs: Set[Need], shards: Set[str] = frozenset(SHARDS)) -> Covered:
+    return Covered(dict.fromkeys(shards, needs))
+
+
 def plan(work: DueWork, covered: Covered | None = None) -> list[PlannedRun]:
     return plan_runs(work, covered or Covered(), shards_per_run=16)
 
@@ -48,75 +58,93 @@ def numbers(run: PlannedRun) -> range:
     return range(SHARDS.index(run.first), SHARDS.index(run.last) + 1)
 
 
-def needy(work: DueWork, covered: Covered) -> list[int]:
-    """The rule in its plainest words, by the number of the shard."""
-    found = []
-    for number, shard in enumerate(SHARDS):
-        demand = work.demands.get(shard, Demand())
-        only_bulk_work = shard not in work.changed and (demand.best_priority or BULK) >= BULK
-        needed = demand.due > 0 or shard in work.changed
-        if needed and shard not in covered.shards and not (only_bulk_work and shard in covered.by_bulk):
-            found.append(number)
-    return found
+def needs_of(number: int, work: DueWork, covered: Covered) -> set[Need]:
+    """The rule in its plainest words."""
+    shard = SHARDS[number]
+    demand = work.demands.get(shard, Demand())
+    is_urgent = demand.best_priority == 1
+    needs = {
+        Need.URGENT: is_urgent,
+        Need.DUE: demand.due > 0 and not is_urgent,
+        Need.CHANGED: shard in work.changed,
+        Need.BULK: demand.bulk_due > 0,
+    }
+    return {need for need, is_there in needs.items() if is_there and need not in covered.needs.get(shard, ())}
+
+
+def needy(work: DueWork, covered: Covered, *, bulk: bool) -> list[int]:
+    """The shards that need a bulk run, or one of the other lanes, by their number."""
+    lanes = {True: {Need.BULK}, False: {Need.URGENT, Need.DUE, Need.CHANGED}}
+    return [number for number in range(len(SHARDS)) if needs_of(number, work, covered) & lanes[bulk]]
+
+
+def runs_of(runs: list[PlannedRun], *, bulk: bool) -> list[PlannedRun]:
+    return [run for run in runs if (run.lane is Lane.BULK) == bulk]
+
+
+def amount(work: DueWork, numbers: list[int], *, bulk: bool) -> int:
+    demands = [work.demands.get(SHARDS[number], Demand()) for number in numbers]
+    return sum(demand.bulk_due if bulk else demand.due for demand in demands)
 
 
 some_shards = st.frozensets(st.sampled_from(SHARDS))
 demands = st.builds(
-    due,
-    st.integers(1, 3000),
-    st.integers(1, 10),
-    st.timedeltas(min_value=timedelta(hours=-1), max_value=timedelta(days=5)),
+    lambda soon, later: replace(soon, bulk_due=later.bulk_due),
+    st.builds(
+        due,
+        st.integers(1, 3000),
+        st.integers(1, 5),
+        st.timedeltas(min_value=timedelta(hours=-1), max_value=timedelta(days=5)),
+    )
+    | st.just(Demand(waiting=1, next_attempt_at=NOW)),
+    st.builds(bulk, st.integers(0, 3000)),
 )
-works = st.builds(
-    due_work,
-    st.dictionaries(st.sampled_from(SHARDS), st.one_of(demands, st.just(Demand(waiting=1, next_attempt_at=NOW)))),
-    changed=some_shards,
-)
-coverings = st.builds(Covered, some_shards, some_shards)
+works = st.builds(due_work, st.dictionaries(st.sampled_from(SHARDS), demands), changed=some_shards)
+coverings = st.builds(Covered, st.dictionaries(st.sampled_from(SHARDS), st.frozensets(st.sampled_from(Need))))
 
 
 @given(works, coverings)
-def test_every_shard_that_needs_a_run_is_in_exactly_one(work: DueWork, covered: Covered) -> None:
+def test_every_shard_that_needs_a_run_is_in_exactly_one_of_its_kind(work: DueWork, covered: Covered) -> None:
     runs = plan(work, covered)
-    found = [number for run in runs for number in numbers(run)]
-    assert len(found) == len(set(found))
-    assert set(needy(work, covered)) <= set(found)
+    for kind in (False, True):
+        found = [number for run in runs_of(runs, bulk=kind) for number in numbers(run)]
+        assert len(found) == len(set(found))
+        assert set(needy(work, covered, bulk=kind)) <= set(found)
 
 
 @given(works, coverings)
 def test_no_range_begins_or_ends_with_a_shard_that_needs_nothing(work: DueWork, covered: Covered) -> None:
-    wanted = needy(work, covered)
     for run in plan(work, covered):
+        wanted = needy(work, covered, bulk=run.lane is Lane.BULK)
         assert numbers(run)[0] in wanted
         assert numbers(run)[-1] in wanted
 
 
-@given(works, coverings)
-def test_there_are_no_more_ranges_than_gaps_and_work_demand(work: DueWork, covered: Covered) -> None:
-    wanted = needy(work, covered)
-    runs = plan(work, covered)
+@given(works, coverings, st.booleans())
+def test_there_are_no_more_ranges_than_gaps_and_work_demand(work: DueWork, covered: Covered, bulk: bool) -> None:
+    wanted = needy(work, covered, bulk=bulk)
+    runs = runs_of(plan(work, covered), bulk=bulk)
     wide_gaps = sum(after - before - 1 > BRIDGED for before, after in pairwise(wanted))
     ranges = wide_gaps + 1 if wanted else 0
-    total = sum(work.demands.get(SHARDS[number], Demand()).due for number in wanted)
-    if total <= WORTH_SPLITTING:
+    if amount(work, wanted, bulk=bulk) <= WORTH_SPLITTING:
         assert len(runs) == ranges
     else:
         assert ranges <= len(runs) <= ranges + len(SHARDS) // 16
         for run in runs:
-            amount = sum(work.demands.get(SHARDS[n], Demand()).due for n in numbers(run) if n in wanted)
-            assert amount <= WORTH_SPLITTING or len(numbers(run)) <= 16
+            inside = [number for number in numbers(run) if number in wanted]
+            assert amount(work, inside, bulk=bulk) <= WORTH_SPLITTING or len(numbers(run)) <= 16
 
 
 @given(works, coverings)
-def test_a_run_is_as_urgent_as_the_most_urgent_shard_that_needs_it(work: DueWork, covered: Covered) -> None:
-    wanted = needy(work, covered)
+def test_a_run_is_as_urgent_as_its_most_urgent_shard_and_bulk_work_is_never_part_of_it(
+    work: DueWork, covered: Covered
+) -> None:
     for run in plan(work, covered):
-        inside = [SHARDS[number] for number in numbers(run) if number in wanted]
-        priorities = [work.demands[shard].best_priority or 10 for shard in inside if shard in work.demands]
-        changed = any(shard in work.changed for shard in inside)
-        best = min(priorities, default=10)
-        expected = Lane.URGENT if best == 1 else Lane.REGULAR if changed or best < BULK else Lane.BULK
-        assert run.lane is expected
+        inside = set[Need]().union(*(needs_of(number, work, covered) for number in numbers(run)))
+        if run.lane is Lane.BULK:
+            assert Need.BULK in inside
+        else:
+            assert run.lane is (Lane.URGENT if Need.URGENT in inside else Lane.REGULAR)
         assert run.priority in {Lane.URGENT: (10,), Lane.REGULAR: (0, 5), Lane.BULK: (-10,)}[run.lane]
 
 
@@ -127,7 +155,7 @@ def test_where_nothing_is_due_and_nothing_changed_no_run_is_asked_for(covered: C
 
 @given(works)
 def test_what_other_runs_cover_is_not_asked_for_twice(work: DueWork) -> None:
-    assert plan(work, Covered(shards=frozenset(SHARDS))) == []
+    assert plan(work, cover(set(Need))) == []
 
 
 # -- examples --
@@ -144,12 +172,33 @@ def test_much_work_is_cut_into_pieces_that_several_machines_can_share() -> None:
     assert len(plan(due_work({shard: due(30) for shard in SHARDS}))) == 1
 
 
-def test_a_bulk_run_covers_bulk_work_only() -> None:
-    covered = Covered(by_bulk=frozenset({"05"}))
-    assert plan(due_work({"05": due(priority=BULK)}), covered) == []
-    assert [run.lane for run in plan(due_work({"05": due(priority=1)}), covered)] == [Lane.URGENT]
-    assert [run.lane for run in plan(due_work({"05": due(priority=REGULAR)}), covered)] == [Lane.REGULAR]
-    assert [run.lane for run in plan(due_work(changed=frozenset({"05"})), covered)] == [Lane.REGULAR]
+def test_bulk_work_has_runs_of_its_own_beside_those_of_the_other_lanes() -> None:
+    demands = {"05": replace(due(), bulk_due=1000), "06": bulk(900), "30": due(priority=1), "31": bulk(200)}
+    assert [(run.first, run.last, run.lane) for run in plan(due_work(demands))] == [
+        ("05", "05", Lane.REGULAR),
+        ("30", "30", Lane.URGENT),
+        ("05", "06", Lane.BULK),
+        ("31", "31", Lane.BULK),
+    ]
+
+
+def test_bulk_work_neither_splits_nor_stretches_the_runs_of_other_work() -> None:
+    rollout = {shard: bulk(1000) for shard in SHARDS}
+    runs = plan(due_work({**rollout, "00": replace(due(), bulk_due=1000), "10": replace(due(), bulk_due=1000)}))
+    assert [(run.first, run.last) for run in runs_of(runs, bulk=False)] == [("00", "10")]
+    assert [(run.first, run.last) for run in runs_of(runs, bulk=True)] == [(f"{n}0", f"{n}f") for n in range(4)]
+
+
+@pytest.mark.parametrize("covered", Need)
+def test_each_need_is_covered_by_itself(covered: Need) -> None:
+    works = {
+        Need.URGENT: (due_work({"05": due(priority=1)}), Lane.URGENT),
+        Need.DUE: (due_work({"05": due()}), Lane.REGULAR),
+        Need.CHANGED: (due_work(changed=frozenset({"05"})), Lane.REGULAR),
+        Need.BULK: (due_work({"05": bulk()}), Lane.BULK),
+    }
+    for need, (work, lane) in works.items():
+        assert [run.lane for run in plan(work, cover({covered}))] == ([] if need is covered else [lane])
 
 
 @pytest.mark.parametrize(
@@ -158,7 +207,7 @@ def test_a_bulk_run_covers_bulk_work_only() -> None:
         (due(priority=1), 10),
         (due(dies_in=timedelta(minutes=59)), 5),
         (due(dies_in=timedelta(hours=2)), 0),
-        (due(priority=BULK, dies_in=timedelta(minutes=5)), -10),
+        (bulk(), -10),
     ],
 )
 def test_what_cannot_wait_starts_first(demand: Demand, priority: int) -> None:
@@ -181,14 +230,27 @@ def test_the_reason_for_no_run_is_told_with_numbers() -> None:
     read_until = NOW - timedelta(seconds=18)
     next_attempt = NOW + timedelta(minutes=5, seconds=10)
     waiting = {"05": Demand(waiting=2, next_attempt_at=next_attempt), "06": Demand(waiting=1, next_attempt_at=NOW)}
-    assert why_nothing(due_work()) == "nothing is due; no source row changed"
-    assert why_nothing(due_work({"05": waiting["05"]}, source_read_until=read_until)) == (
+    assert why_nothing(due_work(), Covered()) == "nothing is due; no source row changed"
+    assert why_nothing(due_work({"05": waiting["05"]}, source_read_until=read_until), Covered()) == (
         "nothing is due; 2 retries wait, the next at 14:05 UTC; no source row changed since 13:59:40 UTC"
     )
-    assert "3 retries wait, the next at 13:59 UTC" in why_nothing(due_work(waiting))
+    assert "3 retries wait, the next at 13:59 UTC" in why_nothing(due_work(waiting), Covered())
     assert "1 retry waits, the next at 2026-03-02 13:59 UTC" in why_nothing(
-        due_work({"05": Demand(waiting=1, next_attempt_at=NOW + timedelta(days=1))})
+        due_work({"05": Demand(waiting=1, next_attempt_at=NOW + timedelta(days=1))}), Covered()
     )
-    assert why_nothing(due_work({"05": due(1200), "06": due()}, changed=frozenset({"07"}))) == (
+    assert why_nothing(due_work({"05": due(1200), "06": bulk()}, changed=frozenset({"07"})), Covered()) == (
         "runs are at work on the 1,201 images due in 2 shards; runs are reading changed source rows of 1 shard"
     )
+
+
+def test_shards_that_are_held_back_are_told_apart_from_the_others() -> None:
+    held_back = dict.fromkeys(SHARDS[:16], NOW + timedelta(minutes=12)) | {"03": NOW + timedelta(minutes=10)}
+    covered = Covered({}, held_back)
+    failed = "3 runs of 00-0f failed in the last 15 minutes; trying again at 14:09 UTC; elsewhere "
+    work = due_work({"05": due(), "06": Demand(waiting=1, next_attempt_at=NOW)}, changed=frozenset({"07"}))
+    assert why_nothing(work, covered) == f"{failed}nothing is due; no source row changed"
+    assert why_nothing(replace(work, demands={"05": due(), "10": due()}), covered) == (
+        f"{failed}runs are at work on the 1 image due in 1 shard; no source row changed"
+    )
+    one = Covered({}, {"05": NOW})
+    assert why_nothing(work, one).startswith("3 runs of 05 failed in the last 15 minutes; trying again at 13:59 UTC; ")

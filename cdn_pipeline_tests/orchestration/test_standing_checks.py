@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import dagster as dg
 import pytest
@@ -12,12 +13,25 @@ from dagster import AssetCheckKey
 
 from cdn_pipeline.collections import SHARDS
 from cdn_pipeline.definitions import defs
+from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.observe import standing
 from cdn_pipeline.observe.thresholds import MINIMUM_SAMPLE
 from cdn_pipeline.orchestration.resources import CatalogResource
 from cdn_pipeline.orchestration.standing_checks import standing_checks
-from cdn_pipeline.queue.outcomes import settle
+from cdn_pipeline.queue.outcomes import Verdict, settle
 from cdn_pipeline_tests.orchestration.workplace import ALL_SHARDS, PUBLISHED, Workplace, verdicts
-from cdn_pipeline_tests.queue.catalogs import RUN, published, reference, see, session, source_url, take
+from cdn_pipeline_tests.queue.catalogs import (
+    NOW,
+    RUN,
+    outcome,
+    published,
+    reference,
+    see,
+    session,
+    source_url,
+    take,
+    take_one,
+)
 from cdn_pipeline_tests.world import SmallWorld
 
 PASSES = (True, "WARN")
@@ -93,13 +107,34 @@ def test_a_lost_image_is_an_error_that_names_it(memory_workplace: Workplace, con
         "no_due_image_left_waiting": WARNS,
     }
     words, numbers = evaluation(run, "no_image_lost_on_our_watch")
-    assert words == "images lost on our watch: 1"
-    assert numbers["lost"] == 1
+    assert words == "images lost on our watch: 1, 1 of them in the last 7 d"
+    assert (numbers["lost"], numbers["lost in the last 7 d"]) == (1, 1)
     [sample] = numbers["samples"]
     assert str(connection.scalar(sa.text("SELECT id FROM cdn_image_assets"))) in sample
     due = evaluation(run, "no_due_image_left_waiting")[1]
     assert (due["due"], due["shard of the oldest"]) == (1, "00")
     assert 5.5 * 60 <= due["oldest (minutes)"] < 5.6 * 60
+
+
+def test_an_image_lost_weeks_ago_is_a_warning(memory_workplace: Workplace, connection: sa.Connection) -> None:
+    """Its source may never show it again: an error would never end."""
+    see(connection, reference())
+    settle(connection, RUN, [outcome(take_one(connection), Verdict.WAITING, failure=FailureKind.SOURCE_URL_EXPIRED)])
+    age(connection, timedelta(days=11))
+    run = judge(memory_workplace)
+    assert verdicts(run) == {**ALL_WELL, "no_image_lost_on_our_watch": WARNS}
+    assert evaluation(run, "no_image_lost_on_our_watch")[0] == (
+        "images lost on our watch: 1, none of them in the last 7 d"
+    )
+
+
+def test_the_two_checks_of_lost_images_ask_the_catalog_once(
+    memory_workplace: Workplace, catalog: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Mock(wraps=standing.watch)
+    monkeypatch.setattr(standing, "watch", watched)
+    judge(memory_workplace)
+    watched.assert_called_once()
 
 
 def test_a_job_that_is_left_for_six_hours_is_an_error(memory_workplace: Workplace, connection: sa.Connection) -> None:
@@ -124,7 +159,7 @@ def test_deadlines_that_cannot_be_kept_are_told_beforehand(
         sa.text("""UPDATE cdn_image_jobs SET started_at = completed_at - interval '20 s',
                    busy = tstzmultirange(tstzrange(completed_at - interval '20 s', completed_at))""")
     )
-    late = source_url(lives=timedelta(minutes=5))
+    late = source_url(lives=datetime.now(UTC) - NOW + timedelta(minutes=5))
     see(connection, *(reference(late, image=f"late {number}") for number in range(400)))
 
     run = judge(memory_workplace)

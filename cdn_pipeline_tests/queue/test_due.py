@@ -100,6 +100,17 @@ def test_owners_can_be_selected(connection: sa.Connection) -> None:
     assert take(connection, selection=dataclasses.replace(EVERYTHING, owner_ids=())) == []
 
 
+def test_work_that_can_wait_can_be_left_out(connection: sa.Connection) -> None:
+    see_many(connection, 3)
+    first = "(SELECT id FROM cdn_image_jobs ORDER BY id LIMIT 1)"
+    connection.execute(sa.text(f"UPDATE cdn_image_jobs SET priority = 6 WHERE id = {first}"))
+    urgent_only = dataclasses.replace(EVERYTHING, before_priority=6)
+    assert count_due(connection, urgent_only, SHARDS) == 2
+    assert sum(each.due for each in outlook(connection, RUN, urgent_only, SHARDS, horizon=timedelta()).values()) == 2
+    assert [job.priority for job in take(connection, selection=urgent_only)] == [2, 2]
+    assert [job.priority for job in take(connection)] == [6]
+
+
 def test_jobs_of_another_collection_are_left_alone(connection: sa.Connection) -> None:
     see_many(connection, 1)
     other = Selection(dataclasses.replace(INSTAGRAM, name="vehicles"), frozenset(Stage))

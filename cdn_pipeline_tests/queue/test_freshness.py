@@ -145,10 +145,20 @@ def test_a_second_call_and_the_next_night_open_nothing_more(connection: sa.Conne
     assert len(open_jobs(connection)) == 1
 
 
-def test_a_check_that_failed_for_good_is_not_repeated(connection: sa.Connection) -> None:
+def test_a_check_that_was_refused_is_repeated_and_remembers_it(connection: sa.Connection) -> None:
+    """No fresh URL will come: the URL is the identity."""
     publish_unnamed(connection)
     open_checks(connection, INSTAGRAM, SHARDS)
     settle(connection, RUN, [outcome(take_one(connection), Verdict.WAITING, failure=FailureKind.SOURCE_URL_404)])
+    let_pass(connection, timedelta(days=1))
+    assert open_checks(connection, INSTAGRAM, SHARDS) == 1
+    assert take_one(connection).last_failure is FailureKind.SOURCE_URL_404
+
+
+def test_a_check_that_failed_for_good_is_not_repeated(connection: sa.Connection) -> None:
+    publish_unnamed(connection)
+    open_checks(connection, INSTAGRAM, SHARDS)
+    settle(connection, RUN, [outcome(take_one(connection), Verdict.FAILED, failure=FailureKind.SOURCE_GONE)])
     let_pass(connection, timedelta(days=1))
     assert open_checks(connection, INSTAGRAM, SHARDS) == 0
 
@@ -163,7 +173,6 @@ def test_a_check_that_failed_for_good_is_not_repeated(connection: sa.Connection)
         ("removed_at = clock_timestamp()", 0),
         ("original_identity = 'url:another'", 0),
         ("original_rank = rank - 1", 0),
-        ("processing_status = 'pending'", 0),
     ],
 )
 def test_only_where_the_answer_is_cheap_and_of_use(connection: sa.Connection, change: str, asked: int) -> None:

@@ -49,3 +49,10 @@ def test_only_a_scan_of_everything_says_so(connection: sa.Connection) -> None:
     assert complete
     advance_watermarks(connection, INSTAGRAM, {"00": at(2)})
     assert fully_scanned_at() == complete
+
+
+def test_a_watermark_of_the_future_gives_way_to_the_source_whose_clock_is_right(connection: sa.Connection) -> None:
+    ahead = Watermark(at(0).scanned_at + timedelta(hours=2), 7)
+    for mark in (ahead, at(0, 1)):
+        advance_watermarks(connection, INSTAGRAM, {"00": mark})
+    assert read_watermarks(connection, INSTAGRAM) == {"00": at(0, 1)}

@@ -168,6 +168,11 @@ def test_a_shard_that_nobody_looked_at_for_long_has_changed_without_a_look(engin
     assert changed(engine, {**marks, "05": Watermark(long_ago, 0)}) == {"05"}
 
 
+def test_a_watermark_of_the_future_is_of_another_clock_and_says_nothing(engine: sa.Engine) -> None:
+    marks = marks_of_now(engine)
+    assert changed(engine, {**marks, "05": Watermark(clock(engine) + timedelta(days=1), 0)}) == {"05"}
+
+
 def test_rows_without_a_time_are_left_to_scans_of_everything(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text("ALTER TABLE profiles ALTER updated_at DROP NOT NULL"))

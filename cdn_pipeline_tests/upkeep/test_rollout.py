@@ -141,6 +141,15 @@ def test_a_paused_rollout_waits_and_nothing_else_does(catalog: sa.Engine, seven:
     assert len(take(seven)) == SEVEN
 
 
+def test_a_pause_while_jobs_are_being_opened_stops_the_rest(catalog: sa.Engine, seven: sa.Connection) -> None:
+    progress = start_rollout(catalog, INSTAGRAM, AVIF)
+    opened = next(progress).opened
+    with catalog.begin() as connection:
+        pause_rollout(connection, INSTAGRAM, AVIF)
+    assert [each.opened for each in progress if each.opened] == []
+    assert status(seven)["held"] == opened
+
+
 def test_new_images_get_no_job_while_it_is_paused(catalog: sa.Engine, seven: sa.Connection) -> None:
     roll_out(catalog)
     pause_rollout(seven, INSTAGRAM, AVIF)
@@ -153,8 +162,17 @@ def test_new_images_get_no_job_while_it_is_paused(catalog: sa.Engine, seven: sa.
 def test_starting_a_paused_rollout_resumes_it(catalog: sa.Engine, seven: sa.Connection) -> None:
     roll_out(catalog)
     pause_rollout(seven, INSTAGRAM, AVIF)
-    assert roll_out(catalog) == 0
+    *_, last = start_rollout(catalog, INSTAGRAM, AVIF)
+    assert (last.total, last.let_go) == (0, SEVEN)
     assert status(seven) == {"recipe": AVIF, "version": 1, "open": SEVEN, "total": SEVEN}
+
+
+def test_a_resumed_job_has_not_been_due_while_it_was_on_hold(catalog: sa.Engine, seven: sa.Connection) -> None:
+    roll_out(catalog)
+    pause_rollout(seven, INSTAGRAM, AVIF)
+    resumed_at = seven.scalar(sa.text("SELECT clock_timestamp()"))
+    resume_rollout(seven, INSTAGRAM, AVIF)
+    assert all(job["next_attempt_at"] >= resumed_at for job in open_jobs(seven) if job["rollout"])
 
 
 def test_restoring_the_queue_does_not_resume_a_paused_rollout(catalog: sa.Engine, seven: sa.Connection) -> None:

@@ -31,6 +31,7 @@ from cdn_pipeline.orchestration.reporting import (
     run_numbers,
 )
 from cdn_pipeline.orchestration.resources import MirrorResource
+from cdn_pipeline.orchestration.run_requests import Lane
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -126,6 +127,7 @@ def mirrored_images(context: dg.AssetExecutionContext, config: MirrorConfig, mir
 
 
 def _selection(context: dg.AssetExecutionContext, config: MirrorConfig, mirror: "Mirror") -> "Selection":
+    from cdn_pipeline.collections import BACKFILL_PRIORITY
     from cdn_pipeline.queue.due import Selection
     from cdn_pipeline.queue.states import Stage
 
@@ -134,10 +136,12 @@ def _selection(context: dg.AssetExecutionContext, config: MirrorConfig, mirror: 
         image_renditions_spec.key: Stage.ENCODE,
         published_images_spec.key: Stage.PUBLISH,
     }
+    leaves_bulk = context.run.tags.get("lane") in (Lane.URGENT, Lane.REGULAR)
     return Selection(
         collection=mirror.collection,
         stages=frozenset(stages[key] for key in context.selected_asset_keys),
         owner_ids=tuple(config.owner_ids) or None,
+        before_priority=BACKFILL_PRIORITY if leaves_bulk else None,
     )
 
 

@@ -8,7 +8,7 @@ import dagster as dg
 from cdn_pipeline.observe import thresholds
 from cdn_pipeline.observe.thresholds import judge_processing_time, judge_stats
 from cdn_pipeline.orchestration.assets.images import published_images_spec
-from cdn_pipeline.orchestration.hours import hour_backfill_policy, hours, run_hours
+from cdn_pipeline.orchestration.hours import hour_backfill_policy, hour_key, hours, run_hours
 from cdn_pipeline.orchestration.reporting import Metadata, known
 from cdn_pipeline.orchestration.resources import CatalogResource
 
@@ -38,17 +38,30 @@ _FRESHNESS = dg.FreshnessPolicy.cron(deadline_cron="15 * * * *", lower_bound_del
     ),
 )
 def processing_stats(context: dg.AssetExecutionContext, catalog: CatalogResource) -> dg.MaterializeResult[None]:
-    """Counts the hours of the run and stores them."""
+    """Counts the hours of the run and stores them.
+
+    Raises:
+        Failure: some cannot be counted; the others are, and are shown all the same.
+    """
     from cdn_pipeline.observe.stats import HourNotOverError, HourTooOldError, compute_hour, write_hour
 
+    counted: dict[str, Metadata] = {}
+    refusals = []
     for key, hour in run_hours(context).items():
-        with catalog.engine.begin() as connection:
-            try:
+        try:
+            with catalog.engine.begin() as connection:
                 stats = compute_hour(connection, hour)
-            except (HourNotOverError, HourTooOldError) as refusal:
-                raise dg.Failure(str(refusal)) from refusal
-            write_hour(connection, stats)
-        context.add_asset_metadata(known(_numbers(stats)), partition_key=key)
+                write_hour(connection, stats)
+        except (HourNotOverError, HourTooOldError) as refusal:
+            refusals.append(str(refusal))
+        else:
+            counted[key] = known(_numbers(stats))
+    if refusals:
+        for key, numbers in counted.items():
+            context.log_event(dg.AssetMaterialization(context.asset_key, partition=key, metadata=numbers))
+        raise dg.Failure("; ".join(refusals))
+    for key, numbers in counted.items():
+        context.add_asset_metadata(numbers, partition_key=key)
     return dg.MaterializeResult()
 
 
@@ -63,7 +76,6 @@ def _numbers(stats: "HourStats") -> Metadata:
         "bytes in": stats.total_bytes_processed,
         "mean file size (bytes)": stats.avg_file_size_bytes,
         "peak queue depth": stats.peak_queue_depth,
-        "peak queue depth (priorities 1-5)": stats.peak_urgent_queue_depth,
         "worker utilization (%)": stats.worker_utilization_percent,
         "failed by kind": dg.MetadataValue.json(dict(stats.error_categories)) if stats.error_categories else None,
     }
@@ -76,12 +88,13 @@ def _numbers(stats: "HourStats") -> Metadata:
 )
 def mean_processing_time(catalog: CatalogResource) -> dg.AssetCheckResult:
     """Judges the latest hour, also when an older one was just counted again."""
-    from cdn_pipeline.observe.stats import latest_hour
+    from cdn_pipeline.observe.stats import latest_hours
 
     with catalog.engine.connect() as connection:
-        stats = latest_hour(connection)
-    if stats is None:
+        latest = latest_hours(connection, 1)
+    if not latest:
         return dg.AssetCheckResult(passed=True, description="no hour has been counted yet")
+    stats = latest[0]
     judgement = judge_processing_time(stats.avg_processing_time_ms, stats.jobs_completed)
     return dg.AssetCheckResult(
         passed=judgement.passed,
@@ -94,24 +107,27 @@ def mean_processing_time(catalog: CatalogResource) -> dg.AssetCheckResult:
 @dg.asset_check(
     asset=processing_stats,
     description=f"The stored figures of the last {COMPARED // timedelta(hours=1)} hours are what their jobs say, "
-    "counted again.",
+    "counted again, and none of them is missing (since the first that was ever stored). A missing one is a warning: "
+    "the schedule counts it within the hour.",
 )
 def stats_consistent_with_jobs(catalog: CatalogResource) -> dg.AssetCheckResult:
-    """Names the hours that differ, and how to mend them."""
-    from cdn_pipeline.observe.stats import compare_hours
+    """Names the hours that differ or are missing, and how to mend them."""
+    from cdn_pipeline.observe.stats import compare_hours, missing_hours
 
     with catalog.engine.connect() as connection:
         compared = compare_hours(connection, COMPARED)
-    differences = {f"{each.stored.start:%Y-%m-%d-%H:%M}": each.differences for each in compared if each.differences}
-    judgement = judge_stats(len(compared), list(differences))
+        missing = [hour_key(hour) for hour in missing_hours(connection, COMPARED)]
+    differences = {hour_key(each.stored.start): each.differences for each in compared if each.differences}
+    judgement = judge_stats(len(compared), list(differences), missing)
     return dg.AssetCheckResult(
         passed=judgement.passed,
-        severity=dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.ERROR if judgement.is_error else dg.AssetCheckSeverity.WARN,
         description=judgement.words,
         metadata=known(
             {
                 "hours compared": len(compared),
                 "hours that differ": len(differences),
+                "hours that are missing": missing or None,
                 "stored, counted again": dg.MetadataValue.json(differences) if differences else None,
             }
         ),

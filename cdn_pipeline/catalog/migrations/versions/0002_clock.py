@@ -71,17 +71,12 @@ def upgrade() -> None:
         "UPDATE cdn_image_jobs SET busy = tstzmultirange(tstzrange(started_at, completed_at)) "
         "WHERE completed_at >= started_at"
     )
-    op.add_column(
-        "cdn_processing_stats",
-        sa.Column("peak_urgent_queue_depth", sa.Integer(), server_default="0", nullable=False),
-    )
     op.execute(IMAGE_URLS_VIEW)
 
 
 def downgrade() -> None:
     op.execute("DROP VIEW cdn_image_urls")
     op.execute(f"CREATE VIEW cdn_image_urls AS {_FIRST_COLUMNS} {_FIRST_TABLES}")
-    op.drop_column("cdn_processing_stats", "peak_urgent_queue_depth")
     op.drop_column("cdn_image_jobs", "busy")
     op.drop_column("cdn_image_jobs", "rollout")
     op.drop_column("cdn_image_assets", "removed_at")
