@@ -73,6 +73,7 @@ class Attempt:
             verdict=verdict,
             stage=stage,
             identity=self.job.identity,
+            source_url=self.job.urls[0],
             failure=failure,
             detail=detail,
             retry_in_seconds=retry_in_seconds,

@@ -120,8 +120,9 @@ class ImageProcessor:
         up_to_date = job.up_to_date and not job.force
         have_better = job.original_identity == job.identity and rank < (job.original_rank or 0)
         if have_better and job.last_failure is FailureKind.ORIGINAL_MISSING:
-            if up_to_date:  # what is visible stays: it is the better picture
-                return attempt.ends(Verdict.FAILED, Stage.DOWNLOAD, job.last_failure, "its source has a lesser one now")
+            if job.current_paths:  # what is visible stays: it is the better picture
+                detail = "the store lost the original, and the source has a lesser one now"
+                return attempt.ends(Verdict.FAILED, Stage.DOWNLOAD, FailureKind.SOURCE_GONE, detail)
             have_better = False
         if up_to_date and have_better:
             return attempt.ends(Verdict.UNCHANGED, Stage.DOWNLOAD)

@@ -286,4 +286,5 @@ def _released(job: DueJob) -> Outcome:
         verdict=Verdict.RELEASED,
         stage=Stage(job.stage),
         identity=job.identity,
+        source_url=job.urls[0],
     )

@@ -195,6 +195,9 @@ _HURRY_JOBS_IN_HAND = sa.text(f"""
     WHERE j.asset_id = a.id AND j.status = '{JobStatus.PROCESSING}' AND changed AND j.priority > o.priority
 """)
 
+# A better rank of the same picture keeps its failure: it is gone if the fresh URL gives 404 as well.
+_OTHER_FAILURE = "(a.identity <> o.identity OR a.failure_kind IS NULL)"
+
 _MOVE_IMAGES = sa.text(f"""
     UPDATE cdn_image_assets AS a
     SET source_url = o.source_url, fallback_urls = o.fallback_urls, identity = o.identity, rank = o.rank,
@@ -205,7 +208,7 @@ _MOVE_IMAGES = sa.text(f"""
             WHEN changed AND processing_status IN ('{ImageStatus.COMPLETED}', '{ImageStatus.FAILED}')
             THEN '{ImageStatus.PENDING}' ELSE processing_status END,
         processing_attempts = CASE WHEN changed THEN 0 ELSE processing_attempts END,
-        failure_kind = CASE WHEN changed THEN {_DEAD_ON_ARRIVAL} ELSE failure_kind END,
+        failure_kind = CASE WHEN changed AND {_OTHER_FAILURE} THEN {_DEAD_ON_ARRIVAL} ELSE failure_kind END,
         processing_error = CASE WHEN changed THEN NULL ELSE processing_error END,
         updated_at = clock_timestamp()
     FROM {_ROWS}

@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -81,6 +81,7 @@ class Outcome:
     verdict: Verdict
     stage: Stage  # what comes next, if anything does
     identity: str  # which the attempt was for
+    source_url: str  # the best one when the job was claimed
     failure: FailureKind | None = None
     detail: str = ""
     retry_in_seconds: float = 0.0
@@ -100,7 +101,8 @@ def settle(connection: sa.Connection, run: Run, outcomes: Sequence[Outcome]) -> 
     An outcome whose lease was lost is dropped: whoever holds the job now writes its own. All sizes of an image become
     current together, in the caller's transaction. If the image's identity changed while it was in hand, the picture is
     published all the same (an older picture beats none) and the job stays open for the new identity; likewise for a
-    better rank, and for a fresh URL when the outcome would have been to wait for one.
+    better rank, and for a fresh URL when the outcome would have been to wait for one. But if the image shows a picture
+    again of which we have the original, that one stays.
 
     A rollout that fails is no failure of the image: it was completed before, so it is completed again.
     """
@@ -109,9 +111,10 @@ def settle(connection: sa.Connection, run: Run, outcomes: Sequence[Outcome]) -> 
     # A run that slept through its lease may have claimed the same job again: the later outcome counts.
     latest = {outcome.job_id: outcome for outcome in outcomes}
     rows = json.dumps([_row(outcome) for outcome in latest.values()])
-    held = set(connection.scalars(_SETTLE, {"rows": rows, "run_id": run.run_id}))
-    _settle_renditions(connection, [outcome for outcome in latest.values() if outcome.job_id in held])
-    return held
+    held = {row.job_id: row.outdated for row in connection.execute(_SETTLE, {"rows": rows, "run_id": run.run_id})}
+    _settle_renditions(connection, [outcome for job_id, outcome in latest.items() if held.get(job_id) is False])
+    _settle_outdated(connection, [outcome for job_id, outcome in latest.items() if held.get(job_id) is True])
+    return set(held)
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
@@ -125,6 +128,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "image_status": image_status,
         "stage": outcome.stage,
         "identity": outcome.identity,
+        "attempted_url": outcome.source_url,
         "failure": outcome.failure,
         "detail": _text(outcome.detail, 1000),
         "retry_in": outcome.retry_in_seconds,
@@ -159,8 +163,8 @@ def _text(words: str | None, length: int) -> str | None:
 
 _ROWS = """jsonb_to_recordset(CAST(:rows AS jsonb)) AS o(
     job_id uuid, asset_id uuid, verdict text, job_status text, image_status text, stage text, identity text,
-    failure text, detail text, retry_in float8, download_ms int, transcode_ms int, upload_ms int, total_ms int,
-    bytes_in bigint, bytes_out bigint, original_sha256 text, original_identity text, original_rank int,
+    attempted_url text, failure text, detail text, retry_in float8, download_ms int, transcode_ms int, upload_ms int,
+    total_ms int, bytes_in bigint, bytes_out bigint, original_sha256 text, original_identity text, original_rank int,
     original_size int, original_format text, original_width int, original_height int, content_type text, etag text,
     last_modified text)"""
 
@@ -168,11 +172,12 @@ _ROWS = """jsonb_to_recordset(CAST(:rows AS jsonb)) AS o(
 # collection's own recipe made is still current. The original tells the next look whether another attempt is worth it.
 _ROLLOUT_FAILED = f"(j.rollout IS NOT NULL AND job_status = '{JobStatus.FAILED}')"
 
-# While an image was in hand, discovery may have moved it: the job's URL is the one it was claimed with. The job then
-# goes back to the start instead of ending, if there is something new to fetch: another picture, a better rank of the
-# same one, or the fresh URL that a refused image would wait for.
-_MOVED = "j.source_url <> a.source_url"
+# While an image was in hand, discovery may have moved it. The job then goes back to the start instead of ending, if
+# there is something new to fetch: another picture, a better rank of the same one, or the fresh URL that a refused image
+# would wait for. (The job's own URL does not tell: a run that slept may have claimed it again since the attempt.)
+_MOVED = "o.attempted_url <> a.source_url"
 _NEW_PICTURE = "a.identity <> o.identity"
+_OUTDATED = f"({_NEW_PICTURE} AND coalesce(a.original_identity = a.identity, false))"
 _BETTER_PICTURE = f"""{_MOVED} AND a.rank > coalesce(o.original_rank, a.original_rank)
     AND (job_status = '{JobStatus.COMPLETED}' OR {_ROLLOUT_FAILED}
          OR job_status = '{JobStatus.QUEUED}' AND o.stage <> '{Stage.DOWNLOAD}')"""
@@ -185,11 +190,27 @@ _GOES_BACK = f"(superseded OR job_status = '{JobStatus.QUEUED}' AND o.stage = '{
 _KEEPS_FAILURE = f"""new_picture OR verdict = '{Verdict.RELEASED}'
     OR verdict = '{Verdict.RETRYING}' AND a.failure_kind = '{FailureKind.SOURCE_URL_404}'"""
 
+# Columns of the image, and where they come from when an original was stored.
+_OF_THE_ORIGINAL = {
+    "original_sha256": "original_sha256",
+    "original_identity": "original_identity",
+    "original_rank": "original_rank",
+    "original_file_size": "original_size",
+    "original_format": "original_format",
+    "source_etag": "etag",
+    "source_last_modified": "last_modified",
+}
+_KNOWN_WHEN_DECODED = {
+    "original_width": "original_width",
+    "original_height": "original_height",
+    "source_content_type": "content_type",
+}
+
 # The image's row is locked before it is read, so that a discovery that commits at the same time is either seen here or
 # sees the end of the job. Discovery locks in the same order.
 _SETTLE = sa.text(f"""
     WITH held AS (
-        SELECT o.*, a.source_url, a.url_expires_at, {_NEW_PICTURE} AS new_picture,
+        SELECT o.*, a.source_url, a.url_expires_at, {_NEW_PICTURE} AS new_picture, {_OUTDATED} AS outdated,
                coalesce({_NEW_PICTURE} OR {_BETTER_PICTURE} OR {_FRESH_URL}, false) AS superseded,
                {_ROLLOUT_FAILED} AS rollout_failed, a.original_sha256 AS known_original
         FROM {_ROWS}
@@ -235,17 +256,18 @@ _SETTLE = sa.text(f"""
             processing_error = CASE WHEN {_KEEPS_FAILURE} THEN processing_error
                                     WHEN rollout_failed THEN NULL ELSE detail END,
             needs_update = needs_update AND (superseded OR image_status <> '{ImageStatus.COMPLETED}'),
-            original_sha256 = coalesce(o.original_sha256, a.original_sha256),
-            original_identity = coalesce(o.original_identity, a.original_identity),
-            original_rank = coalesce(o.original_rank, a.original_rank),
-            original_file_size = coalesce(o.original_size, a.original_file_size),
-            original_format = coalesce(o.original_format, a.original_format),
-            original_width = coalesce(o.original_width, a.original_width),
-            original_height = coalesce(o.original_height, a.original_height),
-            source_content_type = coalesce(o.content_type, a.source_content_type),
-            source_etag = CASE WHEN o.original_sha256 IS NULL THEN a.source_etag ELSE o.etag END,
-            source_last_modified = CASE WHEN o.original_sha256 IS NULL THEN a.source_last_modified
-                                        ELSE o.last_modified END,
+            {
+    ", ".join(
+        f"{column} = CASE WHEN outdated OR o.original_sha256 IS NULL THEN a.{column} ELSE o.{value} END"
+        for column, value in _OF_THE_ORIGINAL.items()
+    )
+},
+            {
+    ", ".join(
+        f"{column} = CASE WHEN outdated THEN a.{column} ELSE coalesce(o.{value}, a.{column}) END"
+        for column, value in _KNOWN_WHEN_DECODED.items()
+    )
+},
             download_time_ms = coalesce(o.download_ms, a.download_time_ms),
             processing_time_ms = coalesce(o.transcode_ms, a.processing_time_ms),
             upload_time_ms = coalesce(o.upload_ms, a.upload_time_ms),
@@ -254,7 +276,7 @@ _SETTLE = sa.text(f"""
             updated_at = clock_timestamp()
         FROM held AS o WHERE a.id = o.asset_id
     )
-    SELECT job_id FROM held
+    SELECT job_id, outdated FROM held
 """)
 
 
@@ -275,6 +297,14 @@ def _settle_renditions(connection: sa.Connection, outcomes: Sequence[Outcome]) -
     if published:
         connection.execute(_SUPERSEDE, {"asset_ids": published})
         connection.execute(_MAKE_CURRENT, {"asset_ids": published})
+
+
+def _settle_outdated(connection: sa.Connection, outcomes: Sequence[Outcome]) -> None:
+    """Notes what was stored, for clean-up, and publishes nothing."""
+    if outcomes:
+        unpublished = [replace(outcome, verdict=Verdict.ADVANCED) for outcome in outcomes]
+        _settle_renditions(connection, unpublished)
+        connection.execute(_DISCARD_UNPUBLISHED, {"asset_ids": [outcome.asset_id for outcome in outcomes]})
 
 
 _NOTHING_TO_PUBLISH = frozenset({Verdict.UNCHANGED, Verdict.WAITING, Verdict.FAILED})

@@ -244,7 +244,7 @@ def test_where_a_better_original_is_stored_a_run_of_downloads_alone_makes_nothin
     assert objects_in(settings.originals_url) == originals
 
 
-def test_a_lost_original_of_which_only_a_lesser_picture_can_be_had_ends_as_missing_and_stays_visible(
+def test_a_lost_original_of_which_only_a_lesser_picture_can_be_had_ends_as_gone_and_stays_visible(
     avatar: World, settings: Settings, catalog: sa.Engine
 ) -> None:
     run(settings)
@@ -255,7 +255,7 @@ def test_a_lost_original_of_which_only_a_lesser_picture_can_be_had_ends_as_missi
     set_avatar_urls(avatar, profile_pic_url_hd=dead(avatar_urls(avatar)["profile_pic_url_hd"]))
     force(catalog, Stage.ENCODE)
     tally = run(settings)
-    assert (tally.verdicts, tally.failures) == ({Verdict.FAILED: 1}, {FailureKind.ORIGINAL_MISSING: 1})
+    assert (tally.verdicts, tally.failures) == ({Verdict.FAILED: 1}, {FailureKind.SOURCE_GONE: 1})
     assert view(catalog) == before
 
 

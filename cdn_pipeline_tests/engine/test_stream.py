@@ -50,6 +50,7 @@ def outcome(
         verdict,
         job.stage,
         job.identity,
+        job.urls[0],
         failure=failure,
         retry_in_seconds=retry_in_seconds,
     )

@@ -100,4 +100,4 @@ class Worker:
 
 
 def _released(job: DueJob) -> Outcome:
-    return Outcome(job.job_id, job.asset_id, job.shard, Verdict.RELEASED, job.stage, job.identity)
+    return Outcome(job.job_id, job.asset_id, job.shard, Verdict.RELEASED, job.stage, job.identity, job.urls[0])

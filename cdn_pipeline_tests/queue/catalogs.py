@@ -102,7 +102,7 @@ def original_of(job: DueJob, sha256: str = "A") -> StoredOriginal:
 
 
 def outcome(job: DueJob, verdict: Verdict, stage: Stage = Stage.DOWNLOAD, **more: Any) -> Outcome:
-    return replace(Outcome(job.job_id, job.asset_id, job.shard, verdict, stage, job.identity), **more)
+    return replace(Outcome(job.job_id, job.asset_id, job.shard, verdict, stage, job.identity, job.urls[0]), **more)
 
 
 def published(job: DueJob, content: str = "x", sha256: str = "A") -> Outcome:

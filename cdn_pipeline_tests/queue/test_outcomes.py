@@ -406,3 +406,49 @@ def test_a_job_remembers_when_it_was_in_hand_attempt_by_attempt(catalog: sa.Engi
         first, second = job["busy"]
         assert job["first_started_at"] <= first.lower < first.upper <= second.lower == job["started_at"]
         assert abs(second.upper - job["completed_at"]) < timedelta(seconds=1)
+
+
+def test_a_picture_that_is_shown_again_is_not_replaced_by_the_one_that_was_in_between(catalog: sa.Engine) -> None:
+    with session(catalog) as connection:
+        see(connection, reference(source_url(picture="A"), age=timedelta(hours=3)))
+        settle(connection, RUN, [published(take_one(connection), "a", sha256="A")])
+        before = current_paths(connection)
+        see(connection, reference(source_url(picture="B"), age=timedelta(hours=2)))
+        between = take_one(connection)
+        see(connection, reference(source_url("again", picture="A"), age=timedelta(hours=1)))
+        settle(connection, RUN, [published(between, "b", sha256="B")])
+        assert current_paths(connection) == before
+        assert (image(connection)["original_sha256"], image(connection)["original_identity"]) == ("A", "file:A")
+        (job,) = open_jobs(connection)
+        assert (job["status"], job["stage"]) == ("queued", Stage.DOWNLOAD)
+        settle(connection, RUN, [outcome(take_one(connection), Verdict.UNCHANGED)])
+        assert current_paths(connection) == before
+
+
+def test_a_deleted_picture_is_gone_also_if_its_fresh_urls_have_a_better_rank(catalog: sa.Engine) -> None:
+    with session(catalog) as connection:
+        see(connection, reference(source_url("small", rank=150), age=timedelta(hours=3)))
+        settle(connection, RUN, [published(take_one(connection))])
+        see(connection, reference(source_url("first", rank=1080), age=timedelta(hours=2)))
+        job = take_one(connection)
+        settle(connection, RUN, [outcome(job, Verdict.WAITING, failure=FailureKind.SOURCE_URL_404)])
+        fresh = source_url("fresh", rank=1080, lives=timedelta(days=4))
+        see(connection, reference(fresh, age=timedelta(hours=1)))
+        assert take_one(connection).urls[0] == fresh.url
+        assert image(connection)["failure_kind"] == FailureKind.SOURCE_URL_404
+
+
+def test_an_outcome_from_before_a_nap_does_not_end_a_job_that_was_claimed_again(catalog: sa.Engine) -> None:
+    with session(catalog) as connection:
+        see(connection, reference(source_url("small", rank=150), age=timedelta(hours=2)))
+        slept = published(take_one(connection))
+        connection.execute(sa.text("UPDATE cdn_image_jobs SET lease_until = now() - interval '1 second'"))
+        release_dead_leases(connection, ["00"])
+        see(connection, reference(source_url("large", rank=1080), age=timedelta(hours=1)))
+        take_one(connection)
+        settle(connection, RUN, [slept])
+        assert len(open_jobs(connection)) == 1
+
+
+def current_paths(connection: sa.Connection) -> set[str]:
+    return set(connection.scalars(sa.text("SELECT path FROM cdn_image_renditions WHERE state = 'current'")))
