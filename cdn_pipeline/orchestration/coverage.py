@@ -59,7 +59,7 @@ def mirrors_images(run: dg.DagsterRun) -> bool:
     return run.asset_selection >= _IMAGE_ASSETS
 
 
-def named_shards(tags: Mapping[str, str]) -> Sequence[str]:
+def _named_shards(tags: Mapping[str, str]) -> Sequence[str]:
     """The shards that a run's tags name; none where they name partitions of something else."""
     first = tags.get("dagster/asset_partition_range_start", tags.get("dagster/partition"))
     last = tags.get("dagster/asset_partition_range_end", first)
@@ -67,7 +67,7 @@ def named_shards(tags: Mapping[str, str]) -> Sequence[str]:
 
 
 def _mirrored_shards(run: dg.DagsterRun) -> Sequence[str]:
-    return named_shards(run.tags) if mirrors_images(run) else []
+    return _named_shards(run.tags) if mirrors_images(run) else []
 
 
 def _covered_by(record: dg.RunRecord, now: datetime) -> Set[Need]:

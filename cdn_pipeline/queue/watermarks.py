@@ -38,16 +38,16 @@ def advance_watermarks(
 
 
 # In the order of shards, so that two that advance the same ones do not wait for each other.
-_ADVANCE = sa.text("""
+_LATER = """(excluded.scanned_at > known.scanned_at
+    OR known.scanned_at > excluded.scanned_at + interval '1 hour')"""
+_ADVANCE = sa.text(f"""
     INSERT INTO cdn_source_watermarks AS known (collection, shard, scanned_at, recent_rows, fully_scanned_at)
     SELECT :collection, shard, scanned_at, recent_rows, CASE WHEN :every_row THEN clock_timestamp() END
     FROM unnest(CAST(:shards AS text[]), CAST(:scanned_at AS timestamptz[]), CAST(:recent_rows AS int[]))
         AS mark(shard, scanned_at, recent_rows)
     ORDER BY shard
     ON CONFLICT (collection, shard) DO UPDATE
-    SET recent_rows = CASE WHEN excluded.scanned_at > known.scanned_at THEN excluded.recent_rows
-                           ELSE known.recent_rows END,
-        scanned_at = CASE WHEN known.scanned_at > excluded.scanned_at + interval '1 hour' THEN excluded.scanned_at
-                          ELSE greatest(known.scanned_at, excluded.scanned_at) END,
+    SET recent_rows = CASE WHEN {_LATER} THEN excluded.recent_rows ELSE known.recent_rows END,
+        scanned_at = CASE WHEN {_LATER} THEN excluded.scanned_at ELSE known.scanned_at END,
         fully_scanned_at = coalesce(excluded.fully_scanned_at, known.fully_scanned_at)
 """)

@@ -255,7 +255,7 @@ def test_a_lost_original_of_which_only_a_lesser_picture_can_be_had_ends_as_gone_
     set_avatar_urls(avatar, profile_pic_url_hd=dead(avatar_urls(avatar)["profile_pic_url_hd"]))
     force(catalog, Stage.ENCODE)
     tally = run(settings)
-    assert (tally.verdicts, tally.failures) == ({Verdict.FAILED: 1}, {FailureKind.SOURCE_GONE: 1})
+    assert (+tally.verdicts, +tally.failures) == ({Verdict.FAILED: 1}, {FailureKind.SOURCE_GONE: 1})
     assert view(catalog) == before
 
 

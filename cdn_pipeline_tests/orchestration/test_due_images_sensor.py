@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -13,11 +13,18 @@ from cdn_pipeline.definitions import defs
 from cdn_pipeline.demo import app_database as demo
 from cdn_pipeline.engine.discover import discover
 from cdn_pipeline.orchestration import sensors
-from cdn_pipeline.orchestration.coverage import named_shards
 from cdn_pipeline.orchestration.sensors import due_images_sensor
 from cdn_pipeline.queue.leases import hold_run
 from cdn_pipeline.sources.app_database import shard_of
-from cdn_pipeline_tests.orchestration.workplace import ALL_SHARDS, ASSETS, Workplace, shard_tags
+from cdn_pipeline_tests.orchestration.workplace import (
+    ALL_SHARDS,
+    ASSETS,
+    Workplace,
+    begin_run,
+    begin_run_ago,
+    report,
+    shard_tags,
+)
 from cdn_pipeline_tests.world import SmallWorld, World
 
 SOURCE = ASSETS[0]
@@ -52,31 +59,6 @@ def execute(place: Workplace, request: dg.RunRequest) -> dg.ExecuteInProcessResu
     return defs.resolve_job_def("publish_images").execute_in_process(
         instance=place.instance, tags=request.tags, run_config=request.run_config
     )
-
-
-def begin(place: Workplace, job: str = "publish_images", **tags: str) -> dg.DagsterRun:
-    """A run that has not ended."""
-    return place.instance.create_run_for_job(defs.resolve_job_def(job), tags=tags, status=dg.DagsterRunStatus.STARTED)
-
-
-def begin_ago(place: Workplace, ago: timedelta, job: str = "publish_images", **tags: str) -> dg.DagsterRun:
-    """A run that has not ended and was started so long ago."""
-    run = begin(place, job, **tags)
-    report(place, run, dg.DagsterEventType.PIPELINE_START, ago)
-    return run
-
-
-def report(place: Workplace, run: dg.DagsterRun, event: dg.DagsterEventType, ago: timedelta) -> None:
-    started = dg.DagsterEvent(event_type_value=event.value, job_name=run.job_name)
-    moment = (datetime.now(UTC) - ago).timestamp()
-    place.instance.report_dagster_event(started, run.run_id, timestamp=moment)
-
-
-def fail(place: Workplace, lane: str, ago: timedelta, **tags: str) -> None:
-    """A run of all shards that the sensor started and that failed so long ago."""
-    of_sensor = {"dagster/sensor_name": due_images_sensor.name, "lane": lane}
-    run = begin(place, **{**shard_tags(*ALL_SHARDS), **of_sensor, **tags})
-    report(place, run, dg.DagsterEventType.PIPELINE_FAILURE, ago)
 
 
 def read_sources(world: World, catalog: sa.Engine) -> None:
@@ -143,7 +125,7 @@ def test_one_tick_evaluated_twice_has_the_same_keys(place: Workplace, world: Wor
 def test_shards_of_a_run_that_has_not_ended_are_not_asked_for_twice(
     place: Workplace, world: World, tags: dict[str, str]
 ) -> None:
-    begin(place, **tags)
+    begin_run(place.instance, **tags)
     asked = tick(place)
     if tags == shard_tags(*ALL_SHARDS):
         assert asked == "nothing is due; runs are reading changed source rows of 64 shards"
@@ -154,21 +136,21 @@ def test_shards_of_a_run_that_has_not_ended_are_not_asked_for_twice(
 
 
 def test_a_single_shard_that_runs_already_is_bridged_or_left_out(place: Workplace, world: World) -> None:
-    begin(place, **shard_tags("00"))
+    begin_run(place.instance, **shard_tags("00"))
     (request,) = requests(place)
     assert shard_tags("01", "3f").items() <= request.tags.items()
 
 
 @pytest.mark.parametrize("bulk", [{"lane": "bulk"}, {"dagster/backfill": "b"}])
 def test_a_bulk_run_does_not_keep_new_rows_waiting(place: Workplace, world: World, bulk: dict[str, str]) -> None:
-    begin(place, "nightly_freshness", **shard_tags(*ALL_SHARDS), **bulk)
+    begin_run(place.instance, "nightly_freshness", **shard_tags(*ALL_SHARDS), **bulk)
     (request,) = requests(place)
     assert request.tags["lane"] == "regular"
 
 
 def test_runs_of_other_jobs_and_finished_runs_cover_nothing(place: Workplace, world: World) -> None:
-    place.instance.report_run_canceled(begin(place, **shard_tags(*ALL_SHARDS)))
-    begin(place, "hourly_stats", **{"dagster/partition": "2026-03-01-00:00"})
+    place.instance.report_run_canceled(begin_run(place.instance, **shard_tags(*ALL_SHARDS)))
+    begin_run(place.instance, "hourly_stats", **{"dagster/partition": "2026-03-01-00:00"})
     (request,) = requests(place)
     assert shard_tags(*ALL_SHARDS).items() <= request.tags.items()
 
@@ -191,7 +173,7 @@ def test_materializing_some_assets_covers_nothing_and_all_of_them_what_it_names(
 
 
 def test_a_run_whose_process_was_killed_covers_nothing(place: Workplace, world: World, catalog: sa.Engine) -> None:
-    run = begin(place, **shard_tags(*ALL_SHARDS))
+    run = begin_run(place.instance, **shard_tags(*ALL_SHARDS))
     assert isinstance(tick(place), str)
     with catalog.begin() as connection:
         registered = sa.text("INSERT INTO cdn_runs (run_id, lock_key, worker_id) VALUES (:run_id, 1, 'here:1')")
@@ -202,49 +184,17 @@ def test_a_run_whose_process_was_killed_covers_nothing(place: Workplace, world: 
 def test_a_run_that_never_came_to_register_is_failed_ten_minutes_after_its_start(
     place: Workplace, world: World, catalog: sa.Engine
 ) -> None:
-    lost, young, other, registered = (
-        begin_ago(place, timedelta(minutes=11), **shard_tags(*ALL_SHARDS)),
-        begin_ago(place, timedelta(minutes=9), **shard_tags(*ALL_SHARDS)),
-        begin_ago(place, timedelta(minutes=11), "hourly_stats", **{"dagster/partition": "2026-03-01-00:00"}),
-        begin_ago(place, timedelta(minutes=11), **shard_tags(*ALL_SHARDS)),
+    long, shortly, hour = timedelta(minutes=11), timedelta(minutes=9), {"dagster/partition": "2026-03-01-00:00"}
+    runs = (
+        begin_run_ago(place.instance, long, **shard_tags("05")),
+        begin_run_ago(place.instance, shortly, **shard_tags("05")),
+        begin_run_ago(place.instance, long, "hourly_stats", **hour),
+        registered := begin_run_ago(place.instance, long, **shard_tags("05")),
     )
     with hold_run(catalog, registered.run_id):
         tick(place)
-    statuses = [place.instance.get_run_by_id(run.run_id) for run in (lost, young, other, registered)]
-    assert [run.status.value if run else None for run in statuses] == ["FAILURE", "STARTED", "STARTED", "STARTED"]
-
-
-def test_a_run_that_has_read_its_sources_covers_no_change_since(place: Workplace, world: World) -> None:
-    begin_ago(place, timedelta(seconds=30), **shard_tags(*ALL_SHARDS), lane="regular")
-    assert tick(place) == "nothing is due; runs are reading changed source rows of 64 shards"
-    for run in place.instance.get_runs():
-        place.instance.report_run_canceled(run)
-    begin_ago(place, timedelta(seconds=90), **shard_tags(*ALL_SHARDS), lane="regular")
-    assert [request.tags["lane"] for request in requests(place)] == ["regular"]
-
-
-@pytest.mark.parametrize(
-    ("priority", "tags", "covered"),
-    [
-        (1, {"lane": "urgent"}, True),
-        (1, {"lane": "regular"}, False),
-        (1, {}, False),
-        (4, {"lane": "urgent"}, True),
-        (4, {"lane": "regular"}, True),
-        (4, {"lane": "bulk"}, False),
-        (4, {}, True),
-        (10, {"lane": "regular"}, False),
-        (10, {"dagster/backfill": "b"}, True),
-        (10, {}, True),
-    ],
-)
-def test_what_is_due_is_covered_by_runs_that_take_it_in_time(
-    place: Workplace, world: World, catalog: sa.Engine, priority: int, tags: dict[str, str], covered: bool
-) -> None:
-    read_sources(world, catalog)
-    change_queue(catalog, f"priority = {priority}")
-    begin_ago(place, timedelta(minutes=2), **shard_tags(*ALL_SHARDS), **tags)
-    assert isinstance(tick(place), str) == covered
+    found = [place.instance.get_run_by_id(run.run_id) for run in runs]
+    assert [run.status.value if run else None for run in found] == ["FAILURE", "STARTED", "STARTED", "STARTED"]
 
 
 def test_a_regular_run_leaves_the_work_of_a_rollout_to_bulk_runs(
@@ -263,29 +213,17 @@ def test_a_regular_run_leaves_the_work_of_a_rollout_to_bulk_runs(
     assert len(published(catalog)) == 4
 
 
-def test_shards_whose_runs_failed_three_times_lately_rest(place: Workplace, world: World) -> None:
-    minutes_ago = [timedelta(minutes=minutes) for minutes in (1, 14, 16)]
-    for ago in minutes_ago:
-        fail(place, "regular", ago)
-    assert len(requests(place)) == 1
-    fail(place, "regular", timedelta(minutes=2), **{"dagster/sensor_name": "another"})
-    fail(place, "bulk", timedelta(minutes=2))
-    assert len(requests(place)) == 1
-    fail(place, "regular", timedelta(minutes=3))
-    again = f"{datetime.now(UTC) + timedelta(minutes=1):%H:%M}"
-    said = str(tick(place))
-    assert said.startswith("3 runs of 00-3f failed in the last 15 minutes; trying again at "), said
-    assert said.endswith("elsewhere nothing is due; no source row changed")
-    assert again >= said.partition("again at ")[2][:5] or again < "00:05"
-
-
-def test_a_users_request_does_not_rest_because_regular_runs_failed(
+def test_shards_whose_runs_failed_three_times_lately_rest_and_a_users_request_does_not(
     place: Workplace, world: World, catalog: sa.Engine
 ) -> None:
     read_sources(world, catalog)
-    for _ in range(3):
-        fail(place, "regular", timedelta(minutes=1))
-    assert str(tick(place)).startswith("3 runs of 00-3f failed")
+    tags = {"dagster/sensor_name": due_images_sensor.name, "lane": "regular"}
+    for minutes in (1, 2, 3):
+        failed = begin_run(place.instance, **shard_tags(*ALL_SHARDS), **tags)
+        report(place.instance, failed, dg.DagsterEventType.PIPELINE_FAILURE, timedelta(minutes=minutes))
+    said = str(tick(place))
+    assert said.startswith("3 runs of 00-3f failed in the last 15 minutes; trying again at "), said
+    assert "; elsewhere nothing is due; no source row changed" in said
     change_queue(catalog, "priority = 1")
     assert {request.tags["lane"] for request in requests(place)} == {"urgent"}
 
@@ -295,7 +233,7 @@ def test_a_users_request_gets_its_own_lane_also_beside_a_backfill(
 ) -> None:
     assert place.run(*ALL_SHARDS, config={"limit": 1}).success
     change_queue(catalog, "priority = 10")
-    begin(place, **shard_tags(*ALL_SHARDS), lane="bulk")
+    begin_run(place.instance, **shard_tags(*ALL_SHARDS), lane="bulk")
     assert str(tick(place)).startswith("runs are at work on the 2 images due in 2 shards; ")
     with catalog.begin() as connection:
         first = "(SELECT id FROM cdn_image_jobs WHERE status = 'queued' LIMIT 1)"
@@ -325,10 +263,7 @@ def test_ticks_share_their_connections(place: Workplace, world: World) -> None:
     assert sensors._databases._catalog is catalog
 
 
-def test_the_sensor_is_stopped_until_somebody_starts_it_and_asks_for_known_shards(place: Workplace) -> None:
+def test_the_sensor_is_stopped_until_somebody_starts_it(place: Workplace) -> None:
     assert due_images_sensor.default_status is dg.DefaultSensorStatus.STOPPED
     assert due_images_sensor.minimum_interval_seconds == 20
     assert due_images_sensor.description
-    assert named_shards({"dagster/partition": "2026-03-01-00:00"}) == []
-    assert named_shards({}) == []
-    assert list(named_shards(shard_tags("05", "07"))) == list(SHARDS[5:8])

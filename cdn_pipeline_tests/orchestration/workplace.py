@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -46,6 +47,27 @@ def start_dagster(arguments: Sequence[str], folder: Path, log: Path) -> "subproc
             stderr=subprocess.STDOUT,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+
+
+def begin_run(instance: dg.DagsterInstance, job: str = "publish_images", **tags: str) -> dg.DagsterRun:
+    """A run that has not ended; nothing is known of its start."""
+    return instance.create_run_for_job(defs.resolve_job_def(job), tags=tags, status=dg.DagsterRunStatus.STARTED)
+
+
+def begin_run_ago(
+    instance: dg.DagsterInstance, ago: timedelta, job: str = "publish_images", **tags: str
+) -> dg.DagsterRun:
+    """A run that has not ended and was started so long ago."""
+    run = begin_run(instance, job, **tags)
+    report(instance, run, dg.DagsterEventType.PIPELINE_START, ago)
+    return run
+
+
+def report(instance: dg.DagsterInstance, run: dg.DagsterRun, event: dg.DagsterEventType, ago: timedelta) -> None:
+    """Lets the run have started, failed or ended so long ago."""
+    moment = (datetime.now(UTC) - ago).timestamp()
+    happened = dg.DagsterEvent(event_type_value=event.value, job_name=run.job_name)
+    instance.report_dagster_event(happened, run.run_id, timestamp=moment)
 
 
 def wait_until(true: Callable[[], bool]) -> None:
