@@ -203,13 +203,13 @@ def test_a_regular_run_leaves_the_work_of_a_rollout_to_bulk_runs(
     read_sources(world, catalog)
     change_queue(catalog, "priority = 10")
     new = demo.add_profile(world.engine, world.origin.signer, seed=7, posts=0)
-    bulk, regular = sorted(requests(place), key=lambda request: request.tags["lane"])
-    assert (bulk.tags["lane"], regular.tags["lane"]) == ("bulk", "regular")
+    *bulk, regular = sorted(requests(place), key=lambda request: request.tags["lane"])
+    assert [*{request.tags["lane"] for request in bulk}, regular.tags["lane"]] == ["bulk", "regular"]
     tags = {name: value for name, value in regular.tags.items() if name != "dagster/partition"}
     everywhere = dg.RunRequest(tags={**tags, **shard_tags(*ALL_SHARDS)}, run_config=regular.run_config)
     assert execute(place, everywhere).success
     assert published(catalog) == {str(new)}
-    assert execute(place, bulk).success
+    assert all(execute(place, request).success for request in bulk)
     assert len(published(catalog)) == 4
 
 
