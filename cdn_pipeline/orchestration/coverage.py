@@ -30,11 +30,7 @@ _COVERED_IN: Mapping[str, Set[Need]] = {
     Lane.REGULAR: {Need.DUE, Need.CHANGED},
     Lane.BULK: {Need.BULK},
 }
-_COVERED_WITHOUT_LANE = {
-    Need.DUE,
-    Need.CHANGED,
-    Need.BULK,
-}  # started by hand: takes all that is due, when its turn comes
+_COVERED_BY_HAND = {Need.DUE, Need.CHANGED, Need.BULK}  # a run without a lane takes all that is due, in its turn
 
 
 def look_at_runs(instance: dg.DagsterInstance, sensor_name: str) -> Covered:
@@ -47,7 +43,7 @@ def look_at_runs(instance: dg.DagsterInstance, sensor_name: str) -> Covered:
     held_back: dict[str, datetime] = {}
     for (shard, lane), failed_at in _failures(instance, sensor_name, now).items():
         if len(failed_at) >= TOO_MANY_FAILURES:
-            needs[shard] |= _COVERED_IN[lane]
+            needs[shard] |= _covered_in(lane)
             held_back[shard] = sorted(failed_at)[-TOO_MANY_FAILURES] + FAILED_LATELY
     return Covered(needs, held_back)
 
@@ -71,9 +67,13 @@ def _mirrored_shards(run: dg.DagsterRun) -> Sequence[str]:
 
 
 def _covered_by(record: dg.RunRecord, now: datetime) -> Set[Need]:
-    covered = _COVERED_IN.get(_lane(record.dagster_run), _COVERED_WITHOUT_LANE)
+    covered = _covered_in(_lane(record.dagster_run))
     has_read = record.start_time is not None and record.start_time < (now - READS_SOURCES_WITHIN).timestamp()
     return covered - {Need.CHANGED} if has_read else covered
+
+
+def _covered_in(lane: str) -> Set[Need]:
+    return _COVERED_IN.get(lane, _COVERED_BY_HAND)
 
 
 def _lane(run: dg.DagsterRun) -> str:
@@ -82,9 +82,9 @@ def _lane(run: dg.DagsterRun) -> str:
 
 def _failures(
     instance: dg.DagsterInstance, sensor_name: str, now: datetime
-) -> Mapping[tuple[str, Lane], Sequence[datetime]]:
+) -> Mapping[tuple[str, str], Sequence[datetime]]:
     """When runs failed lately, by shard and lane: a rollout that fails is no reason to let a user wait."""
-    failures: defaultdict[tuple[str, Lane], list[datetime]] = defaultdict(list)
+    failures: defaultdict[tuple[str, str], list[datetime]] = defaultdict(list)
     failed_lately = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.FAILURE],
         tags={"dagster/sensor_name": sensor_name},
@@ -92,5 +92,5 @@ def _failures(
     )
     for record in instance.get_run_records(failed_lately):
         for shard in _mirrored_shards(record.dagster_run):
-            failures[shard, Lane(_lane(record.dagster_run))].append(record.update_timestamp)
+            failures[shard, _lane(record.dagster_run)].append(record.update_timestamp)
     return failures

@@ -83,7 +83,8 @@ def test_three_failures_within_a_quarter_of_an_hour_hold_a_shard_back(instance: 
 
 
 @pytest.mark.parametrize(
-    ("lane", "needs"), [("urgent", {Need.URGENT, *SOON}), ("regular", SOON), ("bulk", {Need.BULK})]
+    ("lane", "needs"),
+    [("urgent", {Need.URGENT, *SOON}), ("regular", SOON), ("bulk", {Need.BULK}), ("", {Need.BULK, *SOON})],
 )
 def test_failures_hold_back_only_what_runs_of_their_lane_take(
     instance: dg.DagsterInstance, lane: str, needs: Set[Need]
