@@ -24,6 +24,7 @@ def outcome(image: uuid.UUID, verdict: Verdict, failure: FailureKind | None = No
         verdict=verdict,
         stage=Stage.DOWNLOAD,
         identity="file:a",
+        source_url="http://127.0.0.1/picture",
         failure=failure,
         **numbers,  # type: ignore[arg-type]
     )
