@@ -15,8 +15,8 @@ from pathlib import Path
 
 import time_machine
 
+from benchmarks.simulation.fortnight import Plan, play
 from cdn_pipeline.definitions import build_defs
-from cdn_pipeline.demo.fortnight import Plan, play
 
 
 def main() -> None:

@@ -1,11 +1,12 @@
 """A run that is killed with jobs in hand, as the kernel does when memory is short: `kill -9` of a process of its own.
 
-The process is `python -m cdn_pipeline.demo.doomed_run RUN_ID`: it takes all due jobs, prints how many, never ends.
+The process is `python -m benchmarks.simulation.doomed_run RUN_ID`: it takes all due jobs, prints how many, never ends.
 """
 
 import subprocess
 import sys
 import time
+from pathlib import Path
 from uuid import uuid4
 
 import dagster as dg
@@ -19,6 +20,7 @@ from cdn_pipeline.queue.leases import hold_run, renew_leases
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.settings import load_settings
 
+_CHECKOUT = Path(__file__).parents[2]  # `benchmarks` is not installed
 _MANY = 10_000
 _IN_HAND_SECONDS = 1.0
 
@@ -34,8 +36,8 @@ def start_and_kill(job: dg.JobDefinition, instance: dg.DagsterInstance) -> int:
         tags={"dagster/asset_partition_range_start": SHARDS[0], "dagster/asset_partition_range_end": SHARDS[-1]},
         status=dg.DagsterRunStatus.STARTED,
     )
-    command = python("-m", "cdn_pipeline.demo.doomed_run", run.run_id)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+    command = python("-m", "benchmarks.simulation.doomed_run", run.run_id)
+    with subprocess.Popen(command, cwd=_CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         in_hand = process.stdout.readline()
         process.kill()
@@ -58,7 +60,7 @@ def main(run_id: str) -> None:
         time.sleep(_IN_HAND_SECONDS)
         with catalog.begin() as connection:
             renew_leases(connection, run)
-        print(len(claimed), flush=True)  # noqa: T201  (the parent waits for this line)
+        print(len(claimed), flush=True)
         time.sleep(3600)
 
 

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
+from benchmarks.simulation.timeline import Action, Timeline
 from cdn_pipeline.demo import app_database
 from cdn_pipeline.demo.faults import DEFAULT_RATES, Fault, Misbehaviour
 from cdn_pipeline.demo.origin import Origin
-from cdn_pipeline.demo.timeline import Action, Timeline
 
 _POST_EVERY = timedelta(days=3)  # and profile, on average; likewise below
 _NEW_AVATAR_EVERY = timedelta(days=8)
@@ -45,7 +45,7 @@ class Weather(Misbehaviour):
     def __init__(self, bad_hours: Sequence[BadHours], *, seed: int) -> None:
         super().__init__(DEFAULT_RATES, seed=seed)
         self._bad_hours = bad_hours
-        self._chance = random.Random(seed)  # noqa: S311
+        self._chance = random.Random(seed)
 
     def next_fault(self, path: str, url_expires_at: datetime) -> Fault | None:
         """A bad hour's fault, or else the picture's own."""
@@ -64,7 +64,7 @@ class World:
         self._source = source
         self._origin = origin
         self._timeline = timeline
-        self._chance = random.Random(seed)  # noqa: S311
+        self._chance = random.Random(seed)
         self._posts = posts
         self.profiles = 0
         self.inserted: dict[str, datetime] = {}  # rows (profiles and posts, by id) whose URLs were alive

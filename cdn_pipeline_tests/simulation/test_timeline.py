@@ -5,8 +5,8 @@ import pytest
 import sqlalchemy as sa
 import time_machine
 
+from benchmarks.simulation.timeline import SimulatedClock, Timeline
 from cdn_pipeline.demo import fast_clock
-from cdn_pipeline.demo.timeline import SimulatedClock, Timeline
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

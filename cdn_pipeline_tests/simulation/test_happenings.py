@@ -6,8 +6,8 @@ import time_machine
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.simulation.happenings import BadHours, Weather
 from cdn_pipeline.demo.faults import Fault
-from cdn_pipeline.demo.happenings import BadHours, Weather
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

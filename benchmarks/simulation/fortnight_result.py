@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
 
-from cdn_pipeline.demo.daemon import FailedCheck, Record
-from cdn_pipeline.demo.history import Comparison
+from benchmarks.simulation.daemon import FailedCheck, Record
+from benchmarks.simulation.history import Comparison
 from cdn_pipeline.demo.proof import CatalogState
 
 _ONE_EPISODE = timedelta(hours=2)  # standing checks run every hour

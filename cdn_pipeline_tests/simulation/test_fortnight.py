@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import time_machine
 
+from benchmarks.simulation.fortnight import HOUR, Plan, play
+from benchmarks.simulation.fortnight_result import Result
 from cdn_pipeline.definitions import build_defs
-from cdn_pipeline.demo.fortnight import HOUR, Plan, play
-from cdn_pipeline.demo.fortnight_result import Result
 from cdn_pipeline.orchestration import sensors
 from cdn_pipeline_tests.postgres import open_folder
 

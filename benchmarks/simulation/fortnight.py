@@ -15,16 +15,16 @@ from random import Random
 import dagster as dg
 import sqlalchemy as sa
 
+from benchmarks.simulation.daemon import Daemon
+from benchmarks.simulation.doomed_run import start_and_kill
+from benchmarks.simulation.fortnight_result import Result
+from benchmarks.simulation.happenings import BadHours, Weather, World
+from benchmarks.simulation.simulated_stage import SimulatedStage, open_simulated_stage
+from benchmarks.simulation.timeline import Travel
 from cdn_pipeline.collections import INSTAGRAM, Collection
 from cdn_pipeline.demo import history
-from cdn_pipeline.demo.daemon import Daemon
-from cdn_pipeline.demo.doomed_run import start_and_kill
-from cdn_pipeline.demo.fortnight_result import Result
-from cdn_pipeline.demo.happenings import BadHours, Weather, World
 from cdn_pipeline.demo.origin import Origin, running_origin
 from cdn_pipeline.demo.proof import catalog_state
-from cdn_pipeline.demo.simulated_stage import SimulatedStage, open_simulated_stage
-from cdn_pipeline.demo.timeline import Travel
 from cdn_pipeline.orchestration.resources import MirrorResource
 
 HOUR = timedelta(hours=1)
@@ -75,7 +75,7 @@ class Plan:
     @property
     def bad_hours(self) -> Sequence[BadHours]:
         """The origin's: one to four hours every day, and the outage."""
-        chance, outage = Random(self.seed), self._at(0.35)  # noqa: S311
+        chance, outage = Random(self.seed), self._at(0.35)
         bad = [BadHours(outage, outage + self.outage, 1.0)]
         for day in range(int(self.days)):
             start = self.start + (day + chance.random()) * DAY

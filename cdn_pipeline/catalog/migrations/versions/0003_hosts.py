@@ -1,0 +1,14 @@
+"""Hosts: rate limit and breaker, shared by all runs."""
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    pass
+
+
+def downgrade() -> None:
+    pass
