@@ -44,6 +44,8 @@ class FailureKind(StrEnum):
     WORKER_DIED = "worker_died"
     IMAGE_TIMEOUT = "image_timeout"
     UPLOAD_FAILED = "upload_failed"
+    STORE_UNAVAILABLE = "store_unavailable"
+    CATALOG_UNAVAILABLE = "catalog_unavailable"
     ORIGINAL_MISSING = "original_missing"
     INTERNAL_ERROR = "internal_error"
 
@@ -125,6 +127,16 @@ _TABLE: dict[FailureKind, _Entry] = {
     FailureKind.IMAGE_TIMEOUT: _Entry(Remedy.TRANSIENT, Blame.US, "Look at the slowest stage of this run."),
     FailureKind.UPLOAD_FAILED: _Entry(
         Remedy.TRANSIENT, Blame.INFRASTRUCTURE, "Check the object store: reachable, writable, not full."
+    ),
+    FailureKind.STORE_UNAVAILABLE: _Entry(
+        Remedy.TRANSIENT,
+        Blame.INFRASTRUCTURE,
+        "Bring the object store back: reachable, writable, not full; nothing is lost, and the next run does the rest.",
+    ),
+    FailureKind.CATALOG_UNAVAILABLE: _Entry(
+        Remedy.TRANSIENT,
+        Blame.INFRASTRUCTURE,
+        "Bring the catalog's Postgres back; nothing is lost, and the next run does the rest.",
     ),
     FailureKind.INTERNAL_ERROR: _Entry(
         Remedy.TRANSIENT,

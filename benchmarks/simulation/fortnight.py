@@ -15,6 +15,7 @@ from random import Random
 import dagster as dg
 import sqlalchemy as sa
 
+from benchmarks.simulation import history
 from benchmarks.simulation.daemon import Daemon
 from benchmarks.simulation.doomed_run import start_and_kill
 from benchmarks.simulation.fortnight_result import Result
@@ -22,7 +23,6 @@ from benchmarks.simulation.happenings import BadHours, Weather, World
 from benchmarks.simulation.simulated_stage import SimulatedStage, open_simulated_stage
 from benchmarks.simulation.timeline import Travel
 from cdn_pipeline.collections import INSTAGRAM, Collection
-from cdn_pipeline.demo import history
 from cdn_pipeline.demo.origin import Origin, running_origin
 from cdn_pipeline.demo.proof import catalog_state
 from cdn_pipeline.orchestration.resources import MirrorResource

@@ -30,15 +30,17 @@ class Result:
     comparison: Comparison
 
     @property
-    def lost(self) -> int:
-        """Images lost on our watch at the end, and hours whose check said that some were."""
-        return self.state.lost + sum(check.name == "no_image_lost_on_our_watch" for check in self.record.failed_checks)
+    def red_hours(self) -> int:
+        """How often the check said that images were lost on our watch."""
+        return sum(check.name == "no_image_lost_on_our_watch" for check in self.record.failed_checks)
 
     @property
     def holds(self) -> bool:
         """Nothing lost, every hour counted and exact, no run broken."""
         comparison = self.comparison
-        return not (self.lost or comparison.missing or comparison.differences or self.record.broken)
+        return not (
+            self.state.lost or self.red_hours or comparison.missing or comparison.differences or self.record.broken
+        )
 
     def table(self) -> Iterator[str]:
         """The result as a Markdown table, and what went wrong below it."""
@@ -64,7 +66,8 @@ class Result:
         yield "avatars replaced", self.replaced
         yield "from a row's insert to its URL, minutes: median, 95 %, worst", _quantiles(self.waits)
         yield "jobs in hand of the killed run, taken over", self.taken_over
-        yield "**images lost on our watch**", f"**{self.lost}**"
+        yield "**images lost on our watch**", f"**{self.state.lost}**"
+        yield "hours whose check said that some were", self.red_hours
         yield "posts that arrived dead, healed since", f"{self.arrived_dead}, {self.healed}"
         yield "jobs ended, by the independent count", f"{comparison.jobs:,}"
         yield (

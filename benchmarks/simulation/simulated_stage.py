@@ -12,11 +12,12 @@ import dagster as dg
 import sqlalchemy as sa
 from sqlalchemy import make_url
 
+from benchmarks.simulation import history
 from benchmarks.simulation.timeline import SimulatedClock, Timeline, Travel
 from cdn_pipeline.catalog.embedded import EmbeddedPostgres
 from cdn_pipeline.catalog.migrate import migrate
 from cdn_pipeline.catalog.sessions import CATALOG_DATABASE, DEMO_DATABASE
-from cdn_pipeline.demo import app_database, fast_clock, history
+from cdn_pipeline.demo import app_database, fast_clock
 from cdn_pipeline.settings import load_settings, project_root
 
 _DAGSTER_DATABASE = "dagster"

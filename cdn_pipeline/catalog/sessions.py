@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -81,8 +82,37 @@ def _pool(url: str) -> Iterator[sa.Engine]:
         engine.dispose()
 
 
-def transaction(engine: sa.Engine, work: Callable[[sa.Connection], _T]) -> _T:
-    """Runs `work` in a transaction, and again if Postgres chose it to break a deadlock."""
+class CatalogUnavailable(Exception):
+    """The catalog cannot be reached, or cannot be written to; the message says what it said last."""
+
+
+def transaction(engine: sa.Engine, work: Callable[[sa.Connection], _T], *, patience: timedelta = timedelta(0)) -> _T:
+    """Runs `work` in a transaction, and again if Postgres chose it to break a deadlock.
+
+    With `patience`, also again while the catalog is away: a restart, a failover, a full disk. `work` may then have been
+    committed by an attempt whose answer was lost.
+
+    Raises:
+        CatalogUnavailable: it was away for longer than `patience`, if there was any.
+    """
+    if not patience:
+        return _transaction(engine, work)
+    try:
+        for attempt in stamina.retry_context(
+            on=_is_away, attempts=None, timeout=patience, wait_initial=0.25, wait_max=5.0, wait_jitter=0.25
+        ):
+            with attempt:
+                return _transaction(engine, work)
+    except sa.exc.DBAPIError as error:
+        if _is_away(error):
+            raise CatalogUnavailable(
+                f"the catalog has been away for {patience.total_seconds():.0f} s: {error.orig}"
+            ) from error
+        raise
+    raise AssertionError("retry_context returns or raises")
+
+
+def _transaction(engine: sa.Engine, work: Callable[[sa.Connection], _T]) -> _T:
     for attempt in stamina.retry_context(on=_was_deadlocked, attempts=5, wait_initial=0.05, wait_jitter=0.2):
         with attempt, engine.begin() as connection:
             return work(connection)
@@ -91,6 +121,27 @@ def transaction(engine: sa.Engine, work: Callable[[sa.Connection], _T]) -> _T:
 
 def _was_deadlocked(error: Exception) -> bool:
     return isinstance(error, sa.exc.OperationalError) and getattr(error.orig, "sqlstate", None) == "40P01"
+
+
+# Connection exceptions, insufficient resources (disk, connections), an operator's or a crash's shutdown, and a failover
+# that left us on a standby. A connection that was never made, or was cut, has no state.
+_AWAY_CLASSES = ("08", "53", "57P")
+_READ_ONLY = "25006"
+
+
+def _is_away(error: Exception) -> bool:
+    if not isinstance(error, sa.exc.DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:
+        return error.connection_invalidated or isinstance(error, sa.exc.OperationalError)
+    return str(state).startswith(_AWAY_CLASSES) or state == _READ_ONLY
+
+
+def catalog_time(connection: sa.Connection) -> datetime:
+    """The catalog's clock, so that all machines agree on what was sighted before and on what has expired."""
+    now: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+    return now
 
 
 def with_driver(url: str) -> str:

@@ -9,10 +9,10 @@ from itertools import groupby
 
 import sqlalchemy as sa
 
-from cdn_pipeline.catalog.sessions import transaction
+from cdn_pipeline.catalog.sessions import catalog_time, transaction
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.queue.intake import known_images, lock_images, record
-from cdn_pipeline.queue.presence import catalog_time, mark_removed, mark_sighted, unsighted_images
+from cdn_pipeline.queue.presence import mark_removed, mark_sighted, unsighted_images
 from cdn_pipeline.queue.watermarks import advance_watermarks, read_watermarks
 from cdn_pipeline.sources.app_database import SourceBatch, read_references
 from cdn_pipeline.sources.changes import Watermark, marks_of_now, missing_rows, read_changed_references

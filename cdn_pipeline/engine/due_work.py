@@ -8,12 +8,11 @@ from functools import partial
 
 import sqlalchemy as sa
 
-from cdn_pipeline.catalog.sessions import transaction
+from cdn_pipeline.catalog.sessions import catalog_time, transaction
 from cdn_pipeline.collections import SHARDS, Collection
 from cdn_pipeline.queue.demand import Demand, demand_by_shard
 from cdn_pipeline.queue.due import Selection
 from cdn_pipeline.queue.leases import release_dead_leases
-from cdn_pipeline.queue.presence import catalog_time
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.queue.watermarks import advance_watermarks, read_watermarks
 from cdn_pipeline.sources.changes import SourceChanges, Watermark, changed_shards

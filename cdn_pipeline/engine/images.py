@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections import Counter
@@ -29,7 +30,7 @@ from cdn_pipeline.store.objects import CACHE_CONTROL, ObjectMissing, ObjectStore
 from cdn_pipeline.store.originals import OriginalStore
 
 IMAGE_SECONDS = 60.0  # for one attempt, waiting for a turn at its host and for a worker included
-MAX_RELEASES = 3  # of one job in a run because the pool lost its task; then it counts as a failed attempt
+MAX_RELEASES = 3  # of one job in a run because pool or store failed it; then it counts as a failed attempt
 
 _T = TypeVar("_T")
 
@@ -58,6 +59,8 @@ class ImageProcessor:
         self._collection = collection
         self._stages = stages
         self._releases: Counter[uuid.UUID] = Counter()
+        self._last_stored = -math.inf
+        self._refused_since: dict[uuid.UUID, float] = {}  # jobs whose bytes the store did not take, and when they began
 
     async def process(self, job: DueJob) -> Outcome:
         """What became of the job. Whatever is wrong with the image comes back as an outcome.
@@ -73,16 +76,20 @@ class ImageProcessor:
         except PoolUnusable:
             raise
         except PoolBroken as error:
-            return self._lost(attempt, error)
+            return self._let_go(attempt, error)
+        except StoreUnavailable as error:
+            if self._last_stored < self._refused_since.setdefault(job.job_id, attempt.started):  # nor took it another
+                return attempt.ends(Verdict.RELEASED, attempt.stage, FailureKind.STORE_UNAVAILABLE, detail=str(error))
+            return self._let_go(attempt, error, FailureKind.UPLOAD_FAILED)
         except Exception as error:
             return self._failed(attempt, _failure_of(error))
 
-    def _lost(self, attempt: Attempt, error: PoolBroken) -> Outcome:
-        """The pool lost the image's task: not its fault, unless it happens to this image again and again."""
+    def _let_go(self, attempt: Attempt, error: Exception, failure: FailureKind | None = None) -> Outcome:
+        """Pool or store failed the image: not its fault, unless it happens to this one again and again."""
         self._releases[attempt.job.job_id] += 1
         if self._releases[attempt.job.job_id] > MAX_RELEASES:
-            return self._failed(attempt, ImageFailure(FailureKind.WORKER_DIED, f"lost {MAX_RELEASES} times: {error}"))
-        return attempt.ends(Verdict.RELEASED, attempt.stage, detail=str(error))
+            return self._failed(attempt, _failure_of(error))
+        return attempt.ends(Verdict.RELEASED, attempt.stage, failure, detail=str(error))
 
     def _failed(self, attempt: Attempt, failure: ImageFailure) -> Outcome:
         job = attempt.job
@@ -193,6 +200,7 @@ class ImageProcessor:
             *(self._store_rendition(attempt.job, rendition, sha256, transcoded) for rendition in transcoded.renditions)
         )
         attempt.renditions = tuple(stored)
+        self._last_stored = time.monotonic()
         attempt.upload_ms = milliseconds_since(started)
         attempt.bytes_out = sum(rendition.file_size for rendition in stored)
 
@@ -271,6 +279,8 @@ def _failure_of(error: Exception) -> ImageFailure:
             return error
         case TimeoutError():
             return ImageFailure(FailureKind.IMAGE_TIMEOUT, f"over {IMAGE_SECONDS:.0f} s")
+        case PoolBroken():
+            return ImageFailure(FailureKind.WORKER_DIED, f"lost {MAX_RELEASES} times: {error}")
         case StoreUnavailable():
             return ImageFailure(FailureKind.UPLOAD_FAILED, str(error))
         case ObjectMissing():

@@ -6,14 +6,24 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from cdn_pipeline.catalog.sessions import transaction
+from cdn_pipeline.catalog.sessions import CatalogUnavailable, transaction
+from cdn_pipeline.engine.outages import CATALOG_PATIENCE, Outage, StoreWatch
 from cdn_pipeline.engine.tally import Tally
+from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue.due import DueJob, Outlook, Selection, claim, outlook
-from cdn_pipeline.queue.leases import RENEW_EVERY, Run, release_dead_leases, renew_leases
+from cdn_pipeline.queue.leases import (
+    RENEW_EVERY,
+    Run,
+    RunAlreadyHeldError,
+    RunLostError,
+    release_dead_leases,
+    renew_leases,
+)
 from cdn_pipeline.queue.outcomes import Outcome, Verdict, settle
 from cdn_pipeline.queue.retries import longest_wait_in_run
 from cdn_pipeline.queue.states import Stage
@@ -90,6 +100,8 @@ class Stream:
         self._stopping = False
         self._claims = 0
         self._settled_at = 0.0
+        self._stores = StoreWatch()
+        self._catalog_is_away = False
         # One thread for the work and one for the renewal of leases. asyncio's own are shared with name look-ups: six
         # slow ones on two cores, and leases would expire.
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="catalog")
@@ -136,7 +148,7 @@ class Stream:
     async def _start_images(self) -> None:
         """Fills the places, best first. For that, every shard that may have due jobs shows its best one."""
         await self._refill()
-        while self._buffer and len(self._tasks) < IN_HAND:
+        while self._buffer and len(self._tasks) < self._stores.places(IN_HAND):
             _, _, job = heapq.heappop(self._buffer)
             self._shards[job.shard].buffered -= 1
             task = asyncio.create_task(self._process(job))
@@ -188,7 +200,8 @@ class Stream:
             job = self._tasks.pop(task)
             error = asyncio.CancelledError() if task.cancelled() else task.exception()
             self._outcomes.append(_released(job) if error else task.result())
-            broken = broken or error
+            self._stores.note(self._outcomes[-1])
+            broken = broken or error or self._stores.outage
         if broken:
             raise broken
 
@@ -247,7 +260,19 @@ class Stream:
     async def _renew_leases(self) -> None:
         while True:
             await asyncio.sleep(RENEW_EVERY.total_seconds())
-            await self._in_catalog(lambda connection: renew_leases(connection, self._run))
+            try:
+                await self._in_catalog(lambda connection: renew_leases(connection, self._run))
+            except RunLostError:
+                await self._regain_lock()
+
+    async def _regain_lock(self) -> None:
+        """After a restart of the catalog. If that still sees the dead session, the next renewal tries again."""
+        if self._run.lock is None:
+            raise RunLostError(f"run {self._run.run_id} has no lock of its own")
+        jobs = [*self._tasks.values(), *(job for _, _, job in self._buffer)]
+        in_hand = {job.job_id for job in jobs} | {outcome.job_id for outcome in self._outcomes}
+        with suppress(RunAlreadyHeldError, sa.exc.OperationalError):
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._run.lock.regain, in_hand)
 
     async def _release_dead_leases(self, shards: Sequence[str]) -> None:
         await self._in_catalog(lambda connection: release_dead_leases(connection, shards))
@@ -263,11 +288,16 @@ class Stream:
         self._tasks.clear()
         self._outcomes.extend(_released(job) for _, _, job in self._buffer)
         self._buffer.clear()
-        if self._outcomes:
+        if self._outcomes and not self._catalog_is_away:  # else leases end by themselves, with the run's lock
             await self._settle()
 
     async def _in_catalog(self, work: Callable[[sa.Connection], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, transaction, self._catalog, work)
+        attempt = partial(transaction, self._catalog, work, patience=CATALOG_PATIENCE)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, attempt)
+        except CatalogUnavailable as error:
+            self._catalog_is_away = True
+            raise Outage(FailureKind.CATALOG_UNAVAILABLE, str(error)) from error
 
 
 def _patience(prospect: Outlook) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from cdn_pipeline.catalog.sessions import catalog_time
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.engine.tally import NOT_IN_RATE
 from cdn_pipeline.failures import Blame, FailureKind
@@ -119,7 +120,7 @@ def look_over(snapshot: Snapshot, collection: Collection) -> Overview:
     values = {"collection": collection.name}
     unfinished = connection.execute(_UNFINISHED, values).all()
     return Overview(
-        now=connection.scalars(sa.text("SELECT clock_timestamp()")).one(),
+        now=catalog_time(connection),
         images=_images(connection.scalars(_IMAGES, values).one(), unfinished),
         watch=watch(connection, collection),
         queue=tuple(QueueLine(**row) for row in connection.execute(_QUEUE, values).mappings()),

@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from cdn_pipeline.catalog.sessions import catalog_time
 from cdn_pipeline.engine.tally import NOT_IN_RATE
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue.intake import IS_OPEN
@@ -83,7 +84,7 @@ def compute_hour(connection: sa.Connection, hour: datetime) -> HourStats:
         ValueError: `hour` is not the first moment of an hour, or names no time zone.
     """
     start = _start_of_hour(hour)
-    _refuse_unknowable(start, _now(connection))
+    _refuse_unknowable(start, catalog_time(connection).astimezone(UTC))
     numbers = connection.execute(_COMPUTE, {"start": start, "end": start + HOUR}).mappings().one()
     return HourStats(date=start.date(), hour=start.hour, **numbers)
 
@@ -107,11 +108,6 @@ def _refuse_unknowable(start: datetime, now: datetime) -> None:
             f"the hour {start:%Y-%m-%d %H:%M} UTC began more than {JOBS_KEPT.days} days ago: its jobs may be deleted, "
             "and what was counted when they were there stays as it is"
         )
-
-
-def _now(connection: sa.Connection) -> datetime:
-    now: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
-    return now.astimezone(UTC)
 
 
 # Ended and open jobs are read apart, so that each has its partial index. A clock that was set back may have ended a job
@@ -211,7 +207,7 @@ def compare_hours(connection: sa.Connection, within: timedelta) -> Sequence[Hour
     Raises:
         HourTooOldError: it reaches back further than jobs are kept.
     """
-    stored = _stored(connection, _STORED_SINCE, since=_now(connection) - within)
+    stored = _stored(connection, _STORED_SINCE, since=catalog_time(connection).astimezone(UTC) - within)
     return [HourComparison(stats, compute_hour(connection, stats.start)) for stats in stored]
 
 
@@ -227,7 +223,7 @@ def missing_hours(connection: sa.Connection, within: timedelta) -> Sequence[date
 
     None before the first hour that was ever stored; and none that the next count may only just have begun.
     """
-    now = _now(connection)
+    now = catalog_time(connection).astimezone(UTC)
     values = {"since": now - within, "until": now - 2 * HOUR}
     return [each.astimezone(UTC) for each in connection.scalars(_MISSING, values)]
 

@@ -7,9 +7,10 @@ dies (4 ms after `kill -9`, measured). `lease_until` is the second line, for a r
 import hashlib
 import os
 import socket
+import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import sqlalchemy as sa
@@ -40,7 +41,75 @@ class RunAlreadyHeldError(Exception):
 
 
 class RunLostError(Exception):
-    """The run's lock is gone: others take it for dead and take its jobs, so it must end."""
+    """The run's lock is gone: others take it for dead and take its jobs, unless it takes the lock again."""
+
+
+class RunLock:
+    """The session lock of a run, on a connection of its own that no pool gets back: it cannot outlive the run."""
+
+    def __init__(self, engine: sa.Engine, run_id: str, worker_id: str) -> None:
+        """Registers the run and takes its lock; `close` gives it up.
+
+        Raises:
+            RunAlreadyHeldError: another living process holds the run.
+            RunLostError: the way to the catalog does not keep a session.
+        """
+        self._engine = engine
+        self._run_id = run_id
+        self._worker_id = worker_id
+        self._connection = self._taken()
+
+    def regain(self, in_hand: Collection[uuid.UUID]) -> None:
+        """Takes the lock again on a new connection, and lets go of jobs that the run does not know to be in hand.
+
+        (The answer to its last claim may have been lost with the connection.) What others have taken meanwhile stays
+        theirs: outcomes of those jobs are not written.
+
+        Raises: as the constructor.
+        """
+        self._give_up()
+        self._connection = self._taken()
+        self._connection.execute(_RELEASE_UNKNOWN, {"run_id": self._run_id, "in_hand": list(in_hand)})
+
+    def release_jobs(self) -> None:
+        """Makes due again what an earlier process of the same run left in hand: it would look like this one's."""
+        self._connection.execute(_RELEASE_UNKNOWN, {"run_id": self._run_id, "in_hand": []})
+
+    def close(self) -> None:
+        """Notes the end of the run and gives up the lock."""
+        with suppress(sa.exc.OperationalError, sa.exc.InvalidRequestError):  # else the catalog has dropped it by itself
+            end_runs(self._connection, [self._run_id])
+        self._give_up()
+
+    def _give_up(self) -> None:
+        with suppress(sa.exc.OperationalError, sa.exc.InvalidRequestError):
+            # At once: closing takes a moment.
+            self._connection.scalar(sa.select(sa.func.pg_advisory_unlock(_lock_key(self._run_id))))
+        self._connection.close()
+
+    def _taken(self) -> sa.Connection:
+        key = _lock_key(self._run_id)
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            connection.detach()
+            if not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(key))):
+                raise RunAlreadyHeldError(f"run {self._run_id} is already held by another process")
+            connection.execute(_REGISTER, {"run_id": self._run_id, "key": key, "worker_id": self._worker_id})
+            if not connection.scalar(_HELD_HERE, {"key": key}):
+                raise RunLostError(
+                    "the catalog's connection does not keep a session lock: connect directly or with session pooling "
+                    "(a PgBouncer in transaction mode breaks it)"
+                )
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+_REGISTER = sa.text("""
+    INSERT INTO cdn_runs (run_id, lock_key, worker_id) VALUES (:run_id, :key, :worker_id)
+    ON CONFLICT (run_id) DO UPDATE SET worker_id = excluded.worker_id, started_at = now(), ended_at = NULL
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,43 +118,24 @@ class Run:
 
     run_id: str
     worker_id: str
+    lock: RunLock | None = field(default=None, compare=False, repr=False)
 
 
 @contextmanager
 def hold_run(engine: sa.Engine, run_id: str) -> Iterator[Run]:
-    """Registers the run and holds its advisory lock on a connection of its own until the block ends.
-
-    What an earlier process of the same run left in hand is due again: it would look like this one's.
+    """Registers the run and holds its advisory lock until the block ends.
 
     Raises:
         RunAlreadyHeldError: another living process holds the run.
+        RunLostError: the way to the catalog does not keep a session.
     """
     worker_id = f"{socket.gethostname()}:{os.getpid()}"[:100]
-    with engine.connect() as connection:
-        connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-        connection.detach()  # closed at the end and never pooled, so that the lock cannot outlive the block
-        key = _lock_key(run_id)
-        if not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(key))):
-            raise RunAlreadyHeldError(f"run {run_id} is already held by another process")
-        connection.execute(
-            sa.text(
-                "INSERT INTO cdn_runs (run_id, lock_key, worker_id) VALUES (:run_id, :key, :worker_id) "
-                "ON CONFLICT (run_id) DO UPDATE SET worker_id = excluded.worker_id, started_at = now(), ended_at = NULL"
-            ),
-            {"run_id": run_id, "key": key, "worker_id": worker_id},
-        )
-        if not connection.scalar(_HELD_HERE, {"key": key}):
-            raise RunLostError(
-                "the catalog's connection does not keep a session lock: connect directly or with session pooling "
-                "(a PgBouncer in transaction mode breaks it)"
-            )
-        try:
-            connection.execute(_RELEASE_OWN, {"run_id": run_id})
-            yield Run(run_id, worker_id)
-        finally:
-            with suppress(sa.exc.OperationalError):  # a catalog that went away has dropped the lock by itself
-                end_runs(connection, [run_id])
-                connection.scalar(sa.select(sa.func.pg_advisory_unlock(key)))  # at once: closing takes a moment
+    lock = RunLock(engine, run_id, worker_id)
+    try:
+        lock.release_jobs()
+        yield Run(run_id, worker_id, lock)
+    finally:
+        lock.close()
 
 
 def _lock_key(run_id: str) -> int:
@@ -183,7 +233,7 @@ def _release(which: str) -> sa.TextClause:
     """)
 
 
-_RELEASE_OWN = _release("j.run_id = :run_id")
+_RELEASE_UNKNOWN = _release("j.run_id = :run_id AND j.id <> ALL(CAST(:in_hand AS uuid[]))")
 
 _RELEASE_DEAD = _release(f"""
     j.shard = ANY(:shards) AND (j.lease_until < clock_timestamp() OR j.run_id IN ({_DEAD_RUNS})

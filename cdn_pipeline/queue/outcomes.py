@@ -99,10 +99,10 @@ def settle(connection: sa.Connection, run: Run, outcomes: Sequence[Outcome]) -> 
     """Writes outcomes of jobs that the run still holds; returns the ids of those jobs.
 
     An outcome whose lease was lost is dropped: whoever holds the job now writes its own. All sizes of an image become
-    current together, in the caller's transaction. If the image's identity changed while it was in hand, the picture is
-    published all the same (an older picture beats none) and the job stays open for the new identity; likewise for a
-    better rank, and for a fresh URL when the outcome would have been to wait for one. But if the image shows a picture
-    again of which we have the original, that one stays.
+    current together, in the caller's transaction. If the image's identity changed while it was in hand, the job stays
+    open for the new one, and the picture is published all the same if nothing is visible (an older picture beats none).
+    If something is, it stays: it may be the very picture that the image shows again. The job also stays open for a
+    better rank, and for a fresh URL when the outcome would have been to wait for one.
 
     A rollout that fails is no failure of the image: it was completed before, so it is completed again.
     """
@@ -177,7 +177,8 @@ _ROLLOUT_FAILED = f"(j.rollout IS NOT NULL AND job_status = '{JobStatus.FAILED}'
 # would wait for. (The job's own URL does not tell: a run that slept may have claimed it again since the attempt.)
 _MOVED = "o.attempted_url <> a.source_url"
 _NEW_PICTURE = "a.identity <> o.identity"
-_OUTDATED = f"({_NEW_PICTURE} AND coalesce(a.original_identity = a.identity, false))"
+_OUTDATED = f"""({_NEW_PICTURE} AND (coalesce(a.original_identity = a.identity, false) OR EXISTS (
+    SELECT FROM cdn_image_renditions r WHERE r.asset_id = a.id AND r.state = 'current')))"""
 _BETTER_PICTURE = f"""{_MOVED} AND a.rank > coalesce(o.original_rank, a.original_rank)
     AND (job_status = '{JobStatus.COMPLETED}' OR {_ROLLOUT_FAILED}
          OR job_status = '{JobStatus.QUEUED}' AND o.stage <> '{Stage.DOWNLOAD}')"""

@@ -17,12 +17,6 @@ from cdn_pipeline.sources.discovery import ImageKey
 _IMAGES_AT_ONCE = 1000
 
 
-def catalog_time(connection: sa.Connection) -> datetime:
-    """The catalog's clock, so that all machines agree on what was sighted before and on what has expired."""
-    now: datetime = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
-    return now
-
-
 def mark_sighted(connection: sa.Connection, keys: Sequence[ImageKey]) -> None:
     """Notes that the source shows these images now, also those that were gone from it."""
     connection.execute(

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,7 +21,9 @@ from cdn_pipeline.demo.faults import Fault
 from cdn_pipeline.demo.origin import Origin
 from cdn_pipeline.demo.pictures import Picture, PictureCache
 from cdn_pipeline.engine import images as images_module
+from cdn_pipeline.engine import stream as stream_module
 from cdn_pipeline.engine.mirror import Mirror
+from cdn_pipeline.engine.outages import Outage, StoreWatch
 from cdn_pipeline.engine.pool import PoolBroken, WorkerPool
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue.outcomes import Verdict
@@ -366,6 +369,13 @@ def test_odd_headers_of_a_host_do_no_harm(settings: Settings, catalog: sa.Engine
 # -- stores --
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that waits a second for a store, instead of two minutes."""
+    monkeypatch.setattr(stream_module, "StoreWatch", partial(StoreWatch, patience_seconds=1.0))
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_store_that_does_not_keep_what_it_took_makes_nothing_visible(
     avatar: World, settings: Settings, catalog: sa.Engine
 ) -> None:
@@ -378,18 +388,18 @@ def test_a_store_that_does_not_keep_what_it_took_makes_nothing_visible(
         def prepare(mirror: Mirror) -> None:
             mirror.objects = store_at(endpoint_url, timedelta(seconds=5))
 
-        tally = run(settings, prepare=prepare)
-    assert tally.failures == {FailureKind.UPLOAD_FAILED: 1}
+        with pytest.raises(Outage, match="store_unavailable"):
+            run(settings, prepare=prepare)
     assert view(catalog) == {}
     assert renditions(catalog) == []
     [job] = jobs(catalog)
-    assert (job["status"], job["stage"]) == ("queued", "encode")  # the original is stored
-    make_due(catalog)
+    assert (job["status"], job["stage"], job["retry_count"]) == ("queued", "encode", 0)  # the original is stored
     avatar.origin.advance_clock(timedelta(days=6))
     assert run(settings).published == 1
 
 
-def test_a_store_that_is_out_of_reach_ends_in_retries_with_nothing_visible(
+@pytest.mark.usefixtures("impatient")
+def test_a_store_that_is_out_of_reach_ends_the_run_with_nothing_visible_and_everything_due(
     avatar: World, settings: Settings, catalog: sa.Engine
 ) -> None:
     def prepare(mirror: Mirror) -> None:
@@ -397,14 +407,12 @@ def test_a_store_that_is_out_of_reach_ends_in_retries_with_nothing_visible(
             shutil.rmtree(folder(url))
             folder(url).write_text("no folder any more")
 
-    tally = run(settings, prepare=prepare)
-    assert tally.failures == {FailureKind.UPLOAD_FAILED: 1}
-    assert tally.attempts_failed == {FailureKind.UPLOAD_FAILED: 4}
+    with pytest.raises(Outage, match="store_unavailable"):
+        run(settings, prepare=prepare)
     assert view(catalog) == {}
     assert_nothing_in_hand(catalog)
     for url in (settings.objects_url, settings.originals_url):
         folder(url).unlink()
-    make_due(catalog)
     assert run(settings).published == 1
 
 

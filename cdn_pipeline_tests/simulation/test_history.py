@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from benchmarks.simulation import history
 from benchmarks.simulation.history import HOUR, ContradictionError, Job, Span, count_hour
 from cdn_pipeline.catalog.migrate import migrate
-from cdn_pipeline.demo import fast_clock, history
+from cdn_pipeline.demo import fast_clock
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.observe.stats import compute_hour, write_hour
 from cdn_pipeline.queue.leases import Run, release_dead_leases, renew_leases
