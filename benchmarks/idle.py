@@ -212,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--minutes", type=float, default=30)
     minutes = parser.parse_args().minutes
-    with tempfile.TemporaryDirectory(prefix="cdn-pipeline-idle-") as name:
+    with tempfile.TemporaryDirectory(prefix="cdn-pipeline-idle-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
         with started(folder) as (process, dagster):

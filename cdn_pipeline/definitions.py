@@ -2,7 +2,7 @@
 
 profiles, posts → source_images → original_images → image_renditions → published_images
 
-and beside it, from the jobs alone: processing_stats, hour by hour
+and beside it, from the jobs alone: processing_stats, hour by hour; and what is removed again: cleaned_stores
 
 Importing this module touches no network, no file and no secret.
 """
@@ -24,7 +24,12 @@ from cdn_pipeline.orchestration.assets.stats import (  # noqa: E402
     processing_stats,
     stats_consistent_with_jobs,
 )
+from cdn_pipeline.orchestration.assets.upkeep import (  # noqa: E402
+    cleaned_stores,
+    stores_hold_what_the_catalog_says,
+)
 from cdn_pipeline.orchestration.jobs import (  # noqa: E402
+    clean_up_job,
     hourly_stats_job,
     nightly_freshness_job,
     publish_images_job,
@@ -32,6 +37,7 @@ from cdn_pipeline.orchestration.jobs import (  # noqa: E402
 )
 from cdn_pipeline.orchestration.resources import CatalogResource, MirrorResource  # noqa: E402
 from cdn_pipeline.orchestration.schedules import (  # noqa: E402
+    clean_up_schedule,
     hourly_stats_schedule,
     nightly_freshness_schedule,
     standing_checks_schedule,
@@ -43,10 +49,15 @@ from cdn_pipeline.orchestration.standing_checks import standing_checks  # noqa: 
 def build_defs(*, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
     """The project's definitions; `resources` replaces some of the default ones by name."""
     return dg.Definitions(
-        assets=[profiles, posts, source_images, mirrored_images, processing_stats],
-        asset_checks=[standing_checks, mean_processing_time, stats_consistent_with_jobs],
-        jobs=[publish_images_job, nightly_freshness_job, hourly_stats_job, standing_checks_job],
-        schedules=[nightly_freshness_schedule, hourly_stats_schedule, standing_checks_schedule],
+        assets=[profiles, posts, source_images, mirrored_images, processing_stats, cleaned_stores],
+        asset_checks=[
+            standing_checks,
+            mean_processing_time,
+            stats_consistent_with_jobs,
+            stores_hold_what_the_catalog_says,
+        ],
+        jobs=[publish_images_job, nightly_freshness_job, hourly_stats_job, standing_checks_job, clean_up_job],
+        schedules=[nightly_freshness_schedule, hourly_stats_schedule, standing_checks_schedule, clean_up_schedule],
         sensors=[due_images_sensor],
         resources={"mirror": MirrorResource(), "catalog": CatalogResource(), **(resources or {})},
         # The parallelism is inside the step, and the multiprocess executor costs 4 s per step.

@@ -154,14 +154,23 @@ _TABLE: dict[FailureKind, _Entry] = {
 class ImageFailure(Exception):
     """One image failed, and the run goes on.
 
-    `retry_after_seconds` is what the host asked for (`Retry-After`), if it did.
+    `retry_after_seconds` is what the host asked for (`Retry-After`), if it did; `status` is the HTTP status of an
+    answer that is told by nothing else.
     """
 
-    def __init__(self, kind: FailureKind, detail: str = "", *, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        kind: FailureKind,
+        detail: str = "",
+        *,
+        retry_after_seconds: float | None = None,
+        status: int | None = None,
+    ) -> None:
         super().__init__(kind, detail)
         self.kind = kind
         self.detail = detail
         self.retry_after_seconds = retry_after_seconds
+        self.status = status
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}" if self.detail else str(self.kind)

@@ -3,7 +3,7 @@
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -37,6 +37,7 @@ class Settings(BaseSettings):
         frozen=True,
         env_ignore_empty=True,
         hide_input_in_errors=True,  # it holds passwords
+        str_strip_whitespace=True,  # a token from a file ends in a newline, and errors about headers show them whole
     )
 
     cdn_pipeline_var_dir: Path = Field(default_factory=lambda: project_root() / "var")
@@ -54,6 +55,21 @@ class Settings(BaseSettings):
 
     cdn_base_url: str | None = None
     r2_public_base: str | None = None
+
+    cf_api_token: SecretStr | None = None
+    cf_zone_id: str | None = None
+    cf_api_url: str = "https://api.cloudflare.com/client/v4"
+    # A year is the contract's header. Less lets browsers forget what was erased, and the CDN keep the rest for a year.
+    browser_cache_days: int = Field(default=365, ge=0, le=365)
+    private_profiles: Literal["keep", "expire"] = "keep"  # what becomes of a profile that has turned private
+
+    # The provider of fresh URLs, by default with the lowest plan in mind; the budget is per day (UTC) and all runs.
+    decodo_api_url: str = "https://scraper-api.decodo.com"
+    decodo_auth_token: SecretStr | None = None
+    decodo_requests_per_day: int = Field(default=1000, ge=0)
+    decodo_requests_per_second: float = Field(default=5.0, gt=0, le=100)
+
+    superseded_kept_days: int = Field(default=30, ge=1)  # renditions that were replaced, for whoever has their URL
 
     download_allowed_networks: Annotated[tuple[Network, ...], NoDecode] = ()
 
@@ -88,6 +104,11 @@ class Settings(BaseSettings):
     def allowed_networks(self) -> tuple[Network, ...]:
         """The private networks that downloads may reach; with the demo's own database also the demo's own origin."""
         return self.download_allowed_networks or (_LOOPBACK if self.embedded_source else ())
+
+    @property
+    def has_provider(self) -> bool:
+        """Whether somebody can be asked for fresh URLs."""
+        return self.decodo_auth_token is not None
 
     @cached_property
     def objects_url(self) -> str:
@@ -151,6 +172,11 @@ class Settings(BaseSettings):
         credentials = self.r2_access_key_id or self.r2_secret_access_key
         if credentials and not remote:
             problems.append("R2_BUCKET_NAME (or OBJECT_STORE_URL=s3://…) is missing beside the R2 credentials")
+        if bool(self.cf_api_token) != bool(self.cf_zone_id):
+            missing, given = ("CF_ZONE_ID", "CF_API_TOKEN") if self.cf_api_token else ("CF_API_TOKEN", "CF_ZONE_ID")
+            problems.append(f"{missing} is missing beside {given}")
+        if "decodo_api_url" in self.model_fields_set and not self.has_provider:
+            problems.append("DECODO_AUTH_TOKEN is missing beside DECODO_API_URL")
         return problems
 
     def _contradictions(self) -> list[str]:
@@ -175,6 +201,13 @@ class Settings(BaseSettings):
             problems.append(f"R2_PUBLIC_BASE must be CDN_BASE_URL + /th, that is {self.public_base_url}/th")
         if urlsplit(self.public_base_url).scheme not in ("http", "https"):
             problems.append(f"CDN_BASE_URL must start with https:// or http://, not {self.public_base_url!r}")
+        if urlsplit(self.cf_api_url).scheme != "https" and not _is_loopback(self.cf_api_url):
+            problems.append("CF_API_URL must start with https://: it is sent our token")
+        provider = urlsplit(self.decodo_api_url)
+        if provider.scheme != "https" and not (provider.scheme == "http" and _is_loopback(self.decodo_api_url)):
+            problems.append("DECODO_API_URL must start with https://: it is sent our credentials")
+        if "@" in provider.netloc:
+            problems.append("DECODO_API_URL must not hold credentials: they go into DECODO_AUTH_TOKEN")
         return problems
 
 

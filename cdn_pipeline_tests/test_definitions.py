@@ -22,6 +22,7 @@ GRAPH = {
     "image_renditions": {"original_images"},
     "published_images": {"image_renditions"},
     "processing_stats": {"published_images"},
+    "cleaned_stores": {"published_images"},
 }
 IMAGE_ASSETS = ("source_images", "original_images", "image_renditions", "published_images")
 CHECKS = {  # blocking?
@@ -38,6 +39,7 @@ STANDING_CHECKS = {
     "no_due_image_left_waiting",
     "every_shard_was_scanned_within_a_day",
     "no_shard_left_failed",
+    "no_host_left_alone_for_long",
 }
 
 
@@ -64,7 +66,7 @@ def test_all_image_assets_share_the_64_shards_and_go_16_to_a_run(specs: dict[str
 def test_every_asset_is_described(specs: dict[str, dg.AssetSpec]) -> None:
     for spec in specs.values():
         assert spec.description
-        assert spec.group_name in ("application", "images", "statistics")
+        assert spec.group_name in ("application", "images", "statistics", "upkeep")
         assert spec.kinds
         assert spec.owners
         assert spec.tags
@@ -108,6 +110,17 @@ def test_hours_are_counted_24_to_a_run_at_five_past_once_somebody_switches_it_on
     }
     schedule = defs.resolve_schedule_def("hourly_stats_schedule")
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("5 * * * *", "UTC")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+
+
+def test_clean_up_runs_every_morning_with_its_check_once_somebody_switches_it_on() -> None:
+    job = defs.resolve_job_def("clean_up")
+    assert job.asset_layer.executable_asset_keys == {AssetKey("cleaned_stores")}
+    names = {key.name for key in job.asset_layer.asset_graph.asset_check_keys}
+    assert names == {"stores_hold_what_the_catalog_says"}
+    assert job.partitions_def is None
+    schedule = defs.resolve_schedule_def("clean_up_schedule")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 5 * * *", "UTC")
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
 
 

@@ -114,6 +114,15 @@ def test_the_same_store_in_both_notations_is_no_contradiction(load: Any) -> None
             r"R2_PUBLIC_BASE must be .* https://a\.example/th",
         ),
         ({"DOWNLOAD_ALLOWED_NETWORKS": "10.0.0.0/8, nonsense"}, "DOWNLOAD_ALLOWED_NETWORKS: 'nonsense'"),
+        ({"DECODO_API_URL": "https://decodo.example"}, "DECODO_AUTH_TOKEN is missing beside DECODO_API_URL"),
+        (
+            {"DECODO_API_URL": "http://decodo.example", "DECODO_AUTH_TOKEN": SECRET},
+            "DECODO_API_URL must start with https://",
+        ),
+        (
+            {"DECODO_API_URL": f"https://user:{SECRET}@decodo.example", "DECODO_AUTH_TOKEN": SECRET},
+            "DECODO_API_URL must not hold credentials",
+        ),
     ],
 )
 def test_half_a_deployment_is_refused_and_named_without_telling_secrets(
@@ -207,3 +216,23 @@ def test_an_env_file_in_another_encoding_is_named(load: Any, tmp_path: Path) -> 
     (tmp_path / ".env").write_bytes(b"CDN_BASE_URL=https://\xff.example\n")
     with pytest.raises(ConfigurationError, match=r"\.env is not UTF-8"):
         load()
+
+
+def test_a_token_is_all_that_the_provider_of_fresh_urls_needs(load: Any) -> None:
+    assert not load().has_provider
+    assert load(DECODO_AUTH_TOKEN=SECRET).has_provider
+    assert SECRET not in repr(load(DECODO_AUTH_TOKEN=SECRET))
+
+
+def test_half_of_what_purging_needs_is_refused_by_name_and_the_token_is_never_shown(load: Any) -> None:
+    with pytest.raises(ConfigurationError, match="CF_ZONE_ID is missing beside CF_API_TOKEN") as caught:
+        load(CF_API_TOKEN=SECRET)
+    assert SECRET not in str(caught.value)
+    settings = load(CF_ZONE_ID="zone")
+    assert SECRET not in repr(settings)
+
+
+def test_the_token_is_sent_to_nobody_without_tls(load: Any) -> None:
+    with pytest.raises(ConfigurationError, match="CF_API_URL must start with https://"):
+        load(CF_API_URL="http://api.example")
+    assert load(CF_API_URL="http://127.0.0.1:9000").cf_api_url == "http://127.0.0.1:9000"

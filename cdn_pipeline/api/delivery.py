@@ -12,7 +12,7 @@ from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import Scope
 
 from cdn_pipeline.settings import Settings
-from cdn_pipeline.store.objects import CACHE_CONTROL
+from cdn_pipeline.store.objects import cache_control
 
 CONTENT_TYPES = {".webp": "image/webp", ".avif": "image/avif", ".jpg": "image/jpeg"}
 
@@ -31,6 +31,10 @@ _MISSING_CACHE_CONTROL = "public, max-age=60"
 class Renditions(StaticFiles):
     """The files of a folder store under `/th`: immutable, with an ETag from the content's hash, ranges and 304."""
 
+    def __init__(self, directory: Path, cache_control: str) -> None:
+        super().__init__(directory=directory)
+        self._cache_control = cache_control
+
     async def get_response(self, path: str, scope: Scope) -> Response:
         """The file, or a 404 that caches forget soon."""
         if Path(path).suffix not in CONTENT_TYPES:
@@ -47,7 +51,7 @@ class Renditions(StaticFiles):
     ) -> Response:
         """The file with the headers that R2 keeps as metadata; here they follow from the key, which names the hash."""
         file = Path(full_path)
-        headers = {"ETag": f'"{file.stem}"', "Cache-Control": CACHE_CONTROL, **_CROSS_ORIGIN}
+        headers = {"ETag": f'"{file.stem}"', "Cache-Control": self._cache_control, **_CROSS_ORIGIN}
         media_type = CONTENT_TYPES[file.suffix]
         response = FileResponse(
             full_path, status_code=status_code, headers=headers, media_type=media_type, stat_result=stat_result
@@ -68,4 +72,4 @@ def rendition_files(settings: Settings) -> Renditions | None:
         return None
     folder = Path(url2pathname(parts.path)) / "th"
     folder.mkdir(parents=True, exist_ok=True)
-    return Renditions(directory=folder)
+    return Renditions(folder, cache_control(settings.browser_cache_days))

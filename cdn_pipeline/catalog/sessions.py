@@ -150,4 +150,12 @@ def with_driver(url: str) -> str:
     if not separator or scheme.partition("+")[0] not in ("postgres", "postgresql"):
         found = f"{scheme}://" if separator else "something without ://"  # never the URL: it holds a password
         raise ConfigurationError(f"a database URL must start with postgresql://, not {found}")
-    return f"postgresql+psycopg://{rest}"
+    with_driver = f"postgresql+psycopg://{rest}"
+    try:
+        parsed = sa.make_url(with_driver)
+    except (ValueError, sa.exc.ArgumentError):
+        raise ConfigurationError("a database URL is postgresql://user:password@host:port/database") from None
+    # Otherwise part of the password would be taken for the host's name, and errors tell that.
+    if "@" in (parsed.host or "") or "password" in parsed.query:
+        raise ConfigurationError("a database URL has its password before the host, and an @ in it as %40")
+    return with_driver

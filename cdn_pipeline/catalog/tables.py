@@ -34,6 +34,12 @@ def _updated() -> sa.Column[object]:
     return sa.Column("updated_at", _time, nullable=False, server_default=_now)
 
 
+# The host in a source URL, in lower case, without user, port, brackets and trailing dot; empty if there is none.
+_HOST = (
+    "coalesce(lower(rtrim(btrim(substring(source_url from "
+    "'^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?([[][^]]*[]]|[^:/?#]*)'), '[]'), '.')), '')"
+)
+
 image_assets = sa.Table(
     "cdn_image_assets",
     metadata,
@@ -88,6 +94,7 @@ image_assets = sa.Table(
     ),
     sa.Index("ix_cdn_image_assets_owner_id", "owner_id"),
     sa.Index("ix_cdn_image_assets_shard", "shard"),
+    sa.Index("ix_cdn_image_assets_original_sha256", "original_sha256"),
     sa.Index(
         "ix_cdn_image_assets_unfinished",
         "processing_status",
@@ -100,7 +107,8 @@ image_jobs = sa.Table(
     "cdn_image_jobs",
     metadata,
     _id(),
-    sa.Column("asset_id", UUID(as_uuid=True), sa.ForeignKey("cdn_image_assets.id", ondelete="CASCADE"), nullable=False),
+    # Null once the image was erased: the job's numbers stay, because statistics are counted from them.
+    sa.Column("asset_id", UUID(as_uuid=True), sa.ForeignKey("cdn_image_assets.id", ondelete="SET NULL")),
     sa.Column("collection", sa.String(40), nullable=False),
     sa.Column("shard", sa.String(2), nullable=False),
     sa.Column("job_type", sa.String(20), nullable=False),
@@ -109,6 +117,7 @@ image_jobs = sa.Table(
     sa.Column("stage", sa.String(10), nullable=False, server_default="download"),
     sa.Column("force", sa.Boolean, nullable=False, server_default=sa.text("false")),
     sa.Column("source_url", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, sa.Computed(_HOST, persisted=True), nullable=False),  # whom a download asks first
     sa.Column("target_sizes", ARRAY(sa.Integer), nullable=False, server_default=sa.text("'{256,512}'")),
     sa.Column("output_format", sa.String(10), nullable=False, server_default="webp"),
     sa.Column("rollout", sa.String(40)),  # the recipe that is rolled out; null: the collection's own
@@ -136,12 +145,14 @@ image_jobs = sa.Table(
     sa.Column("upload_ms", sa.Integer),
     sa.Column("bytes_in", sa.BigInteger),
     sa.Column("bytes_out", sa.BigInteger),
+    sa.Column("archived_at", _time),  # failed a week ago: kept for the statistics, and told only when asked for
     _created(),
     _updated(),
     sa.CheckConstraint("status IN ('queued', 'processing', 'completed', 'failed', 'cancelled')", name="status"),
     sa.CheckConstraint("job_type IN ('ingest', 'update', 'retry')", name="job_type"),
     sa.CheckConstraint("stage IN ('download', 'encode', 'publish')", name="stage"),
     sa.CheckConstraint("priority BETWEEN 1 AND 10", name="priority"),
+    sa.CheckConstraint("asset_id IS NOT NULL OR status NOT IN ('queued', 'processing')", name="open_has_image"),
     sa.Index(
         "uq_cdn_image_jobs_open",
         "asset_id",
@@ -158,6 +169,11 @@ image_jobs = sa.Table(
     ),
     sa.Index("ix_cdn_image_jobs_leased", "shard", "run_id", postgresql_where=sa.text("status = 'processing'")),
     sa.Index("ix_cdn_image_jobs_asset_id", "asset_id"),
+    sa.Index(
+        "ix_cdn_image_jobs_failed",
+        "completed_at",
+        postgresql_where=sa.text("status = 'failed' AND archived_at IS NULL"),
+    ),
     sa.Index("ix_cdn_image_jobs_completed_at", "completed_at", postgresql_where=sa.text("completed_at IS NOT NULL")),
 )
 
@@ -193,6 +209,7 @@ image_renditions = sa.Table(
         postgresql_where=sa.text("state = 'current'"),
     ),
     sa.Index("ix_cdn_image_renditions_path", "path"),
+    sa.Index("ix_cdn_image_renditions_original_sha256", "original_sha256"),
     sa.Index(
         "ix_cdn_image_renditions_superseded_at", "superseded_at", postgresql_where=sa.text("state = 'superseded'")
     ),
@@ -262,4 +279,117 @@ delivery = sa.Table(
     sa.Column("only_row", sa.Boolean, primary_key=True, server_default=sa.text("true")),
     sa.Column("base_url", sa.Text, nullable=False),
     sa.CheckConstraint("only_row", name="only_row"),
+)
+
+# What a provider of fresh URLs was asked on a day (UTC): its budget and its rate, shared by all runs.
+provider_usage = sa.Table(
+    "cdn_provider_usage",
+    metadata,
+    sa.Column("provider", sa.String(20), primary_key=True),
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("requests", sa.Integer, nullable=False, server_default="0"),  # profiles asked for, each time they were
+    sa.Column("answered", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("next_request_at", _time, nullable=False, server_default=_now),
+    sa.Column("refused", sa.Text),  # why it serves none of our questions, if that was its last word
+)
+
+# The last time that an owner's pictures were asked for, and when that may be done again.
+provider_owners = sa.Table(
+    "cdn_provider_owners",
+    metadata,
+    sa.Column("collection", sa.String(40), primary_key=True),
+    sa.Column("owner_id", sa.Text, primary_key=True),
+    sa.Column("asked_at", _time, nullable=False, server_default=_now),
+    sa.Column("next_ask_at", _time, nullable=False),
+    sa.Column("answer", sa.String(20)),  # answered, or why not; null until the answer is there
+    sa.Column("refusals", sa.Integer, nullable=False, server_default="0"),  # private or gone, time after time
+)
+
+# Objects that clean-up has taken out of the stores: whoever saw one there before must not publish it.
+removed_objects = sa.Table(
+    "cdn_removed_objects",
+    metadata,
+    sa.Column("reference", sa.Text, primary_key=True),  # a rendition's path, or an original's SHA-256
+    sa.Column("marked_at", _time, nullable=False, server_default=_now),
+    sa.Column("removed_at", _time),  # null: it may vanish at any moment
+)
+
+# What stays out of the catalog: an owner with all images, or one image. No foreign key on `erasure_id`: a tombstone
+# that was restored from the store outlives the audit row of a lost catalog.
+tombstones = sa.Table(
+    "cdn_tombstones",
+    metadata,
+    _id(),
+    sa.Column("collection", sa.String(40), nullable=False),
+    sa.Column("owner_id", sa.Text, nullable=False),
+    sa.Column("source_type", sa.String(20)),  # with the next two: the image; null: the whole owner
+    sa.Column("source_id", sa.Text),
+    sa.Column("media_id", sa.String(100)),
+    sa.Column("identities", ARRAY(sa.Text), nullable=False, server_default=sa.text("'{}'")),  # of its pictures
+    sa.Column("asset_id", UUID(as_uuid=True)),  # what the erased image's id was
+    sa.Column("erasure_id", UUID(as_uuid=True), nullable=False),
+    sa.Column("stored_at", _time),  # when its copy was put into the store of originals
+    _created(),
+    sa.UniqueConstraint(
+        "collection",
+        "owner_id",
+        "source_type",
+        "source_id",
+        "media_id",
+        name="uq_cdn_tombstones_subject",
+        postgresql_nulls_not_distinct=True,
+    ),
+    sa.CheckConstraint("num_nulls(source_type, source_id, media_id) IN (0, 3)", name="owner_or_image"),
+    sa.Index("ix_cdn_tombstones_image", "source_type", "source_id", "media_id"),
+)
+
+# The audit of erasures: who, when and why, without the picture.
+erasures = sa.Table(
+    "cdn_erasures",
+    metadata,
+    _id(),
+    sa.Column("collection", sa.String(40), nullable=False),
+    sa.Column("owner_id", sa.Text, nullable=False),
+    sa.Column("scope", sa.String(10), nullable=False),
+    sa.Column("requested_by", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    # open: something is left to do; purge_pending: gone from the stores, caches may still have it.
+    sa.Column("state", sa.String(20), nullable=False, server_default="open"),
+    sa.Column("images", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("renditions", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("originals", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("kept", sa.Integer, nullable=False, server_default="0"),  # objects that other images refer to
+    sa.Column("cdn_verified", sa.Boolean),  # whether the CDN was seen to be without it; null: could not be asked
+    sa.Column("problem", sa.Text),  # what kept it from being done
+    sa.Column("finished_at", _time),
+    _created(),
+    _updated(),
+    sa.CheckConstraint("scope IN ('owner', 'image')", name="scope"),
+    sa.CheckConstraint("state IN ('open', 'purge_pending', 'done', 'lifted')", name="state"),
+)
+
+# What an erasure that is not done has to delete and to verify; afterwards only the counts are left.
+erasure_objects = sa.Table(
+    "cdn_erasure_objects",
+    metadata,
+    sa.Column("erasure_id", UUID(as_uuid=True), sa.ForeignKey("cdn_erasures.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("reference", sa.Text, primary_key=True),  # the path of a rendition, the SHA-256 of an original
+    sa.Column("kept", sa.Boolean, nullable=False, server_default=sa.text("false")),
+    sa.Column("deleted_at", _time),
+)
+
+# What all runs share about a host that downloads ask. A row per host that is rate-limited or has failed.
+hosts = sa.Table(
+    "cdn_hosts",
+    metadata,
+    sa.Column("host", sa.Text, primary_key=True),
+    sa.Column("next_turn_at", _time),  # requests up to then are promised to runs
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),  # in a row
+    sa.Column("failure_kind", sa.String(40)),  # of the last one
+    # The breaker is open since `opened_at`: nobody asks before `retry_at`, and then one at a time (half-open).
+    sa.Column("opened_at", _time),
+    sa.Column("retry_at", _time),
+    sa.Column("times_opened", sa.Integer, nullable=False, server_default="0"),  # in a row: each time for twice as long
+    _updated(),
+    sa.CheckConstraint("(opened_at IS NULL) = (retry_at IS NULL)", name="open"),
 )

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cdn_pipeline.cli.errors import explained
+from cdn_pipeline.cli.errors import explained, explained_with_status_1
 from cdn_pipeline.collections import SHARDS
 from cdn_pipeline.settings import load_settings
 
@@ -148,6 +148,86 @@ def rollout(
         rollouts.resume(settings, console, recipe)
     else:
         rollouts.start(settings, console, recipe, force=force)
+
+
+@app.command()
+@explained_with_status_1
+def erase(
+    url: Annotated[
+        str | None, typer.Argument(help="One picture: its public URL or path, or a source URL, whenever it was signed.")
+    ] = None,
+    owner: Annotated[str | None, typer.Option("--owner", metavar="ID", help="All images of this profile.")] = None,
+    image: Annotated[str | None, typer.Option("--image", metavar="ID", help="One picture, by its image's id.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    reason: Annotated[str, typer.Option(help="Why, for the audit: a ticket, not a name.")] = "not given",
+    requested_by: Annotated[str | None, typer.Option("--by", help="Who asks, for the audit.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Finish the erasures that are not done.")] = False,
+    lift: Annotated[bool, typer.Option("--lift", help="Let in again what was erased.")] = False,
+) -> None:
+    """Take a profile or a picture down: catalog, stores and CDN; nothing lets it in again. Alone: how erasures stand.
+
+    Exit status 0: done; 2: gone from the stores, but the CDN's purge is pending; 1: not finished, run it again.
+    """
+    from getpass import getuser
+
+    from cdn_pipeline.cli import erasure
+
+    subjects = [subject for subject in (url, owner, image) if subject]
+    settings, console = load_settings(), Console()
+    if len(subjects) > 1 or (resume and (subjects or lift)) or (lift and not subjects):
+        raise typer.BadParameter("name one: a URL, --owner or --image; --resume goes alone, --lift with one of them")
+    request = erasure.Request(owner, url or image, requested_by or getuser(), reason)
+    if resume:
+        status = erasure.resume(settings, console)
+    elif not subjects:
+        status = erasure.show(settings, console)
+    elif lift:
+        status = erasure.lift(settings, console, request, yes=yes)
+    else:
+        status = erasure.erase(settings, console, request, dry_run=dry_run, yes=yes)
+    raise typer.Exit(status)
+
+
+@app.command(name="clean-up")
+@explained
+def clean_up(
+    delete: Annotated[bool, typer.Option("--delete", help="Do it. Without this, only tell.")] = False,
+    limit: Annotated[int, typer.Option(help="Of each kind at most so many; the next run goes on.", min=1)] = 10_000,
+    force: Annotated[bool, typer.Option("--force", help="Even if the catalog knows few of a store's objects.")] = False,
+) -> None:
+    """Tell what nobody needs any more in stores and catalog: superseded renditions, unknown objects, old jobs."""
+    from cdn_pipeline.cli import upkeep
+
+    upkeep.clean_up(load_settings(), Console(), delete=delete, limit=limit, force=force)
+
+
+@app.command()
+@explained
+def verify(
+    sample: Annotated[int, typer.Option(help="Read so many objects of each store, drawn at random.", min=1)] = 200,
+    every: Annotated[bool, typer.Option("--all", help="Ask for every object, and count what is unknown.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Open jobs that put back what is lost.")] = False,
+) -> None:
+    """Compare catalog and stores; exit status 1 if something is wrong and not in repair."""
+    from cdn_pipeline.cli import upkeep
+
+    if not upkeep.verify(load_settings(), Console(), sample=None if every else sample, repair=repair):
+        raise typer.Exit(1)
+
+
+@app.command(name="rebuild-catalog")
+@explained
+def rebuild_catalog(
+    write: Annotated[bool, typer.Option("--write", help="Do it. Without this, only tell.")] = False,
+) -> None:
+    """Bring back what the stores have and the catalog has lost, or what an old backup of it lacks.
+
+    Nothing is downloaded. It can be interrupted and run again.
+    """
+    from cdn_pipeline.cli import rebuild
+
+    rebuild.rebuild_catalog(load_settings(), Console(), write=write)
 
 
 @queue_app.command()

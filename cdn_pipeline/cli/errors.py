@@ -18,7 +18,15 @@ _T = TypeVar("_T")
 
 def explained(command: Callable[_P, _T]) -> Callable[_P, _T]:
     """Tells the command's expected errors in a line and ends it with status 2."""
+    return _explained(command, status=2)
 
+
+def explained_with_status_1(command: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Likewise, for a command whose status 2 has a meaning of its own."""
+    return _explained(command, status=1)
+
+
+def _explained(command: Callable[_P, _T], *, status: int) -> Callable[_P, _T]:
     @wraps(command)
     def explained_command(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         from sqlalchemy.exc import OperationalError
@@ -29,6 +37,8 @@ def explained(command: Callable[_P, _T]) -> Callable[_P, _T]:
         from cdn_pipeline.demo.photographs import PhotographsMissingError
         from cdn_pipeline.demo.processes import ChildFailedError
         from cdn_pipeline.store.objects import StoreUnavailable
+        from cdn_pipeline.upkeep.clean_up import WrongCatalogError
+        from cdn_pipeline.upkeep.rebuild import DamagedTombstoneError
 
         try:
             return command(*args, **kwargs)
@@ -36,20 +46,22 @@ def explained(command: Callable[_P, _T]) -> Callable[_P, _T]:
             CatalogOutdatedError,
             ChildFailedError,
             ConfigurationError,
+            DamagedTombstoneError,
             EmbeddedPostgresError,
             PhotographsMissingError,
             StoreUnavailable,
             UnknownRecipeError,
+            WrongCatalogError,
         ) as error:
             _tell(f"{type(error).__name__}:", str(error))
-            raise typer.Exit(2) from error
+            raise typer.Exit(status) from error
         except OperationalError as error:
             advice = "check CATALOG_DATABASE_URL and SOURCE_DATABASE_URL"
             _tell("The database does not answer", f"({advice}): {' '.join(str(error.orig).split())}")
-            raise typer.Exit(2) from error
+            raise typer.Exit(status) from error
         except OSError as error:
             _tell("The operating system refuses:", str(error))
-            raise typer.Exit(2) from error
+            raise typer.Exit(status) from error
 
     return explained_command
 

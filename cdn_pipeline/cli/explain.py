@@ -57,7 +57,7 @@ def explain_images(settings: Settings, console: Console, subject: str, *, every:
         _print_table(console, stories, found.readings[0])
     if len(stories) == 1 or every:
         for story in stories:
-            _Teller(console, verbose).tell(story)
+            _Teller(console, verbose, has_provider=settings.has_provider).tell(story)
     return True
 
 
@@ -94,12 +94,13 @@ def _style(reason: Why) -> str:
 class _Teller:
     """Tells stories on a console, section by section."""
 
-    def __init__(self, console: Console, verbose: bool) -> None:
+    def __init__(self, console: Console, verbose: bool, *, has_provider: bool) -> None:
         self._console = console
         self._verbose = verbose
+        self._has_provider = has_provider
 
     def tell(self, story: ImageStory) -> None:
-        reason = why(INSTAGRAM, story)
+        reason = why(INSTAGRAM, story, has_provider=self._has_provider)
         print_title(self._console, f"{story.source_type} {story.image_id}: {reason.state}")
         self._console.print(as_text(reason.words, style=_style(reason)))
         if reason.state is QueueState.FAILED:
@@ -143,13 +144,14 @@ class _Teller:
 
     def _jobs(self, story: ImageStory, told: str) -> Iterator[Fact]:
         """The jobs' facts; an advice that was `told` is not told again."""
-        shown = story.jobs if self._verbose else story.jobs[:_JOBS_SHOWN]
+        recent = [job for job in story.jobs if not job.archived][:_JOBS_SHOWN]
+        shown = story.jobs if self._verbose else recent
         for job in shown:
             yield from _job(job, story)
             if job.failure and job.failure.advice not in told:
                 yield "", f"Advice: {job.failure.advice}"
                 told += job.failure.advice
-        if not shown:
+        if not story.jobs:
             yield "", "none"
         if len(shown) < len(story.jobs):
             yield "", f"and {counted(len(story.jobs) - len(shown), 'earlier one')}: --verbose"

@@ -12,7 +12,7 @@ from cdn_pipeline.catalog.sessions import open_catalog
 from cdn_pipeline.cli.sections import Fact, add_row, counted, new_table, print_facts, print_title
 from cdn_pipeline.collections import INSTAGRAM, SHARD_COUNT
 from cdn_pipeline.observe.health import CheckUp, Health, check_up
-from cdn_pipeline.observe.overview import Overview, look_over
+from cdn_pipeline.observe.overview import FreshUrls, Overview, look_over
 from cdn_pipeline.observe.snapshot import snapshot
 from cdn_pipeline.observe.thresholds import LOST_LATELY
 from cdn_pipeline.observe.times import clock, distance, span
@@ -33,7 +33,7 @@ def show_status(settings: Settings, console: Console, *, as_json: bool) -> bool:
     if as_json:
         print(_as_json(checked, overview, rollouts))  # noqa: T201  # unwrapped and without colour
     else:
-        _print(console, checked, overview, rollouts)
+        _print(console, checked, overview, rollouts, has_provider=settings.has_provider)
     return checked.health is Health.HEALTHY
 
 
@@ -43,19 +43,27 @@ def _as_json(checked: CheckUp, overview: Overview, rollouts: Sequence[RolloutSta
     return pydantic_core.to_json(facts, indent=2, timedelta_mode="float").decode()
 
 
-def _print(console: Console, checked: CheckUp, overview: Overview, rollouts: Sequence[RolloutStatus]) -> None:
+def _print(
+    console: Console,
+    checked: CheckUp,
+    overview: Overview,
+    rollouts: Sequence[RolloutStatus],
+    *,
+    has_provider: bool,
+) -> None:
     headline = Text(f"{checked.health.capitalize()}: ", style=f"bold {_STYLES[checked.health]}")
     console.print(headline.append(f"{checked.words}.", style="not bold"))
     for finding in checked.findings:
         console.print(Text(f"→ {finding.first}", style=_STYLES[finding.health]))
-    print_facts(console, f"{INSTAGRAM.name}, {clock(overview.now)}", _facts(overview, rollouts))
+    print_facts(console, f"{INSTAGRAM.name}, {clock(overview.now)}", _facts(overview, rollouts, has_provider))
     _print_queue(console, overview)
+    _print_shut_hosts(console, overview)
     _print_failures(console, overview)
     _print_hours(console, overview)
     _print_runs(console, overview)
 
 
-def _facts(overview: Overview, rollouts: Sequence[RolloutStatus]) -> Iterator[Fact]:
+def _facts(overview: Overview, rollouts: Sequence[RolloutStatus], has_provider: bool) -> Iterator[Fact]:
     images = overview.images
     most_first = sorted(images.by_status.items(), key=lambda item: -item[1])
     counts = ", ".join(f"{count:,} {status}" for status, count in most_first if count)
@@ -66,6 +74,7 @@ def _facts(overview: Overview, rollouts: Sequence[RolloutStatus]) -> Iterator[Fa
     last_day = overview.last_day
     yield "last 24 h", f"{counted(last_day.completed, 'image')} completed, {last_day.failed:,} failed or still retrying"
     yield "sources", _sources(overview)
+    yield "fresh URLs", _fresh_urls(overview.fresh_urls, has_provider)
     for rollout in rollouts:
         yield "rollout", rollout_words(rollout)
 
@@ -85,6 +94,15 @@ def _sources(overview: Overview) -> str:
     oldest = distance(marks.oldest, overview.now)
     full = distance(marks.last_full_scan, overview.now) if marks.last_full_scan else "never"
     return f"{marks.shards} of {SHARD_COUNT} shards read, the oldest {oldest}; last full scan {full}"
+
+
+def _fresh_urls(fresh_urls: FreshUrls, has_provider: bool) -> Text:
+    waiting = f"{counted(fresh_urls.waiting, 'image')} waiting for one"
+    if not has_provider:
+        return Text(f"{waiting}; no provider configured", style="yellow" if fresh_urls.waiting else "")
+    if fresh_urls.refused:
+        return Text(f"{waiting}; {fresh_urls.refused}", style="bold red")
+    return Text(f"{waiting}; today {fresh_urls.answered_today:,} of {fresh_urls.asked_today:,} requests answered")
 
 
 def rollout_words(rollout: RolloutStatus) -> str:
@@ -110,6 +128,18 @@ def _print_queue(console: Console, overview: Overview) -> None:
     console.print(table)
     if any(line.held for line in overview.queue):
         console.print("  `cdn-pipeline queue restore` lets go what is on hold.")
+
+
+def _print_shut_hosts(console: Console, overview: Overview) -> None:
+    if not overview.shut_hosts:
+        return
+    print_title(console, "Hosts with an open breaker")
+    table = new_table("host", "since", "asked again", "failure", "images behind it", numbers=("images behind it",))
+    for host in overview.shut_hosts:
+        due = host.retry_at <= overview.now
+        again = "by the next run" if due else distance(host.retry_at, overview.now)
+        add_row(table, host.host, distance(host.opened_at, overview.now), again, host.failure, host.images)
+    console.print(table)
 
 
 def _print_failures(console: Console, overview: Overview) -> None:

@@ -75,7 +75,9 @@ def verify_source_urls_are_dead(urls: Iterable[str]) -> Verified:
     return asyncio.run(_ask(complain, urls))
 
 
-def verify_published_urls_serve(urls: Iterable[PublishedUrl], served_at: str) -> Verified:
+def verify_published_urls_serve(
+    urls: Iterable[PublishedUrl], served_at: str, *, cache_control: str = CACHE_CONTROL
+) -> Verified:
     """Fetches every published URL from the server at `served_at`: status, headers and bytes must be right."""
 
     async def complain(client: httpx.AsyncClient, published: PublishedUrl) -> str | None:
@@ -84,7 +86,7 @@ def verify_published_urls_serve(urls: Iterable[PublishedUrl], served_at: str) ->
         wanted = {
             "status": ("200", str(response.status_code)),
             "content type": ("image/webp", response.headers.get("content-type")),
-            "cache control": (CACHE_CONTROL, response.headers.get("cache-control")),
+            "cache control": (cache_control, response.headers.get("cache-control")),
             "SHA-256": (published.content_hash, hashlib.sha256(response.content).hexdigest()),
         }
         wrong = [f"{name} is {found}, not {right}" for name, (right, found) in wanted.items() if found != right]

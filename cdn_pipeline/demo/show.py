@@ -26,6 +26,7 @@ from cdn_pipeline.demo.proof import (
 )
 from cdn_pipeline.demo.stage import Stage, folder, open_stage, require_embedded
 from cdn_pipeline.settings import Settings, project_root
+from cdn_pipeline.store.objects import cache_control
 
 FIVE_DAYS = timedelta(days=5)
 SAY_EVERY_SECONDS = 10.0
@@ -161,7 +162,8 @@ class Demo:
         log = folder(self._settings) / "serve.log"
         command = python("-m", "cdn_pipeline.cli", "serve", "--port", str(port))
         with running(command, log, ready_url=f"{served_at}/livez", environment=environment(self._settings)):
-            return verify_published_urls_serve(published_urls(catalog), served_at)
+            header = cache_control(self._settings.browser_cache_days)
+            return verify_published_urls_serve(published_urls(catalog), served_at, cache_control=header)
 
 
 def environment(settings: Settings) -> dict[str, str]:

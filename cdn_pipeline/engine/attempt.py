@@ -4,12 +4,14 @@ import hashlib
 import time
 from dataclasses import dataclass, field
 
+from cdn_pipeline.collections import Collection
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.fetch.client import Download, NotModified
 from cdn_pipeline.media.decode import sniff
 from cdn_pipeline.queue.due import DueJob
 from cdn_pipeline.queue.outcomes import NewRendition, Outcome, StoredOriginal, Verdict
 from cdn_pipeline.queue.states import Stage
+from cdn_pipeline.store.labels import Label
 
 
 @dataclass(slots=True)
@@ -57,6 +59,22 @@ class Attempt:
         self.original = original
         self.stage = Stage.ENCODE
 
+    def label(self, collection: Collection, sha256: str, original: StoredOriginal | None = None) -> Label:
+        """What objects made of this original say of themselves; None: it is the one that the catalog knows."""
+        job = self.job
+        return Label(
+            collection=collection.name,
+            owner_id=job.owner_id,
+            source_type=job.source_type,
+            source_id=job.source_id,
+            media_id=job.media_id,
+            original_sha256=sha256,
+            identity=original.identity if original else job.original_identity,
+            rank=original.rank if original else job.original_rank,
+            observed_at=job.observed_at,
+            taken_at=job.taken_at,
+        )
+
     def ends(
         self,
         verdict: Verdict,
@@ -74,6 +92,7 @@ class Attempt:
             stage=stage,
             identity=self.job.identity,
             source_url=self.job.urls[0],
+            claimed_at=self.job.claimed_at,
             failure=failure,
             detail=detail,
             retry_in_seconds=retry_in_seconds,

@@ -13,6 +13,7 @@ from cdn_pipeline.catalog.sessions import catalog_time, transaction
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.queue.intake import known_images, lock_images, record
 from cdn_pipeline.queue.presence import mark_removed, mark_sighted, unsighted_images
+from cdn_pipeline.queue.tombstones import Candidate, kept_out
 from cdn_pipeline.queue.watermarks import advance_watermarks, read_watermarks
 from cdn_pipeline.sources.app_database import SourceBatch, read_references
 from cdn_pipeline.sources.changes import Watermark, marks_of_now, missing_rows, read_changed_references
@@ -77,7 +78,8 @@ class _Scan:
         began = transaction(self.catalog, catalog_time)
         found = {shard: Discovered(shard, every_row=self.every_row) for shard in shards}
         for batch in batches:
-            sightings = transaction(self.catalog, partial(_take_in, collection=self.collection, batch=batch))
+            work = partial(take_in, collection=self.collection, references=batch.references)
+            sightings = transaction(self.catalog, work)
             keys = [sighting.reference.key for sighting in sightings]
             transaction(self.catalog, partial(mark_sighted, keys=keys))
             _count(found, batch, sightings, began)
@@ -110,15 +112,25 @@ class _Scan:
         return removed
 
 
-def _take_in(connection: sa.Connection, collection: Collection, batch: SourceBatch) -> list[Sighting]:
+def take_in(connection: sa.Connection, collection: Collection, references: Sequence[ImageReference]) -> list[Sighting]:
+    """Compares references with the catalog and writes what has changed, within the caller's transaction."""
     now = catalog_time(connection)
-    sightings = _compare_all(connection, _without_repeats(batch.references), now)
+    admitted = _admitted(connection, collection, _without_repeats(references))
+    sightings = _compare_all(connection, admitted, now)
     moved = [sighting.reference for sighting in sightings if sighting.change in (Change.CHANGED, Change.RESIGNED)]
     lock_images(connection, [reference.key for reference in moved])
     compared_again = {sighting.reference.key: sighting for sighting in _compare_all(connection, moved, now)}
     sightings = [compared_again.get(sighting.reference.key, sighting) for sighting in sightings]
     record(connection, collection, sightings)
     return sightings
+
+
+def _admitted(
+    connection: sa.Connection, collection: Collection, references: Sequence[ImageReference]
+) -> list[ImageReference]:
+    """Without erased images, which would be counted as new at every look."""
+    erased = kept_out(connection, collection, [Candidate.of(reference) for reference in references])
+    return [reference for reference in references if reference.key not in erased]
 
 
 def _compare_all(connection: sa.Connection, references: Sequence[ImageReference], now: datetime) -> list[Sighting]:

@@ -10,22 +10,23 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.engine.attempt import Attempt, milliseconds_since, original_of
-from cdn_pipeline.engine.pool import PoolBroken, PoolUnusable, TaskTimeout, WorkerDied, WorkerPool
+from cdn_pipeline.engine.hosts import Hosts, HostShut
+from cdn_pipeline.engine.pool import PoolBroken, PoolUnusable, WorkerPool
+from cdn_pipeline.engine.transcoding import Transcoder
 from cdn_pipeline.failures import FailureKind, ImageFailure, Remedy
 from cdn_pipeline.fetch.client import Download, Downloader, NotModified
-from cdn_pipeline.fetch.hosts import HostRates
-from cdn_pipeline.media.recipes import Recipe
-from cdn_pipeline.media.transcode import Rendition, Transcoded, transcode
+from cdn_pipeline.fetch.hosts import host_of
+from cdn_pipeline.media.transcode import Rendition, Transcoded
 from cdn_pipeline.queue.due import DueJob
 from cdn_pipeline.queue.outcomes import NewRendition, Outcome, StoredOriginal, Verdict
 from cdn_pipeline.queue.retries import decide
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.sources.discovery import CLOCK_TOLERANCE
 from cdn_pipeline.store.keys import path_of, rendition_key
+from cdn_pipeline.store.labels import RenditionLabel
 from cdn_pipeline.store.objects import CACHE_CONTROL, ObjectMissing, ObjectStore, StoreUnavailable
 from cdn_pipeline.store.originals import OriginalStore
 
@@ -45,10 +46,11 @@ class Parts:
     """What stages work with; one set per run."""
 
     downloader: Downloader
-    hosts: HostRates
+    hosts: Hosts
     pool: WorkerPool
     objects: ObjectStore
     originals: OriginalStore
+    cache_control: str = CACHE_CONTROL  # header of the renditions
 
 
 class ImageProcessor:
@@ -56,6 +58,7 @@ class ImageProcessor:
 
     def __init__(self, parts: Parts, collection: Collection, stages: frozenset[Stage]) -> None:
         self._parts = parts
+        self._transcoder = Transcoder(parts.pool)
         self._collection = collection
         self._stages = stages
         self._releases: Counter[uuid.UUID] = Counter()
@@ -75,6 +78,8 @@ class ImageProcessor:
                 return await self._advance(attempt)
         except PoolUnusable:
             raise
+        except HostShut as shut:
+            return replace(attempt.ends(Verdict.RELEASED, attempt.stage, detail=str(shut)), untouched=True)
         except PoolBroken as error:
             return self._let_go(attempt, error)
         except StoreUnavailable as error:
@@ -146,7 +151,8 @@ class ImageProcessor:
     async def _download(self, attempt: Attempt) -> tuple[Download | NotModified, int]:
         """The first of the image's URLs that answers, best rank first, and its rank.
 
-        A passing trouble is no reason to take a lesser picture, unless it has lasted for all the retries of a run.
+        A passing trouble is no reason to take a lesser picture, unless it has lasted for all the retries of a run. Nor
+        is a breaker: an image whose best URL is behind one stays as it is.
         """
         url_lives = attempt.job.url_lives(datetime.now(UTC))
         if url_lives is not None and url_lives < -CLOCK_TOLERANCE:  # not worth a request, which a living URL may need
@@ -154,9 +160,15 @@ class ImageProcessor:
         patient = attempt.job.retry_count < len(self._collection.retry.in_run)
         failures: list[ImageFailure] = []
         for url, rank in zip(attempt.job.urls, attempt.job.ranks, strict=True):
-            await self._parts.hosts.turn(urlsplit(url).hostname or "")
+            is_best = url == attempt.job.urls[0]
             try:
-                download = await self._parts.downloader.download(url, **attempt.validators(url))
+                async with self._parts.hosts.visit(attempt.job.host if is_best else host_of(url)):
+                    download = await self._parts.downloader.download(url, **attempt.validators(url))
+            except HostShut as shut:
+                if is_best:
+                    raise
+                failures.append(shut.failure)
+                continue
             except ImageFailure as failure:
                 if patient and failure.kind.remedy is Remedy.TRANSIENT:
                     raise
@@ -174,7 +186,7 @@ class ImageProcessor:
             data,
             original.sha256,
             content_type=f"image/{original.format}",
-            metadata=self._metadata(attempt.job, original.sha256),
+            metadata=attempt.label(self._collection, original.sha256, original).metadata(),
         )
         attempt.keep(original)
 
@@ -183,12 +195,12 @@ class ImageProcessor:
         if sha256 is None:
             raise ImageFailure(FailureKind.ORIGINAL_MISSING, "the catalog knows of none")
         data = await self._parts.originals.get(sha256)
-        await self._store_renditions(attempt, sha256, await self._transcode(data, attempt.job.recipe))
+        await self._store_renditions(attempt, sha256, await self._transcoder.transcode(data, attempt.job.recipe))
 
     async def _encode_new(self, attempt: Attempt, data: bytes, original: StoredOriginal) -> None:
         """Transcodes and at the same time stores the original, then stores the renditions."""
         transcoded = await _both(
-            self._transcode(data, attempt.job.recipe), self._store_original(attempt, data, original)
+            self._transcoder.transcode(data, attempt.job.recipe), self._store_original(attempt, data, original)
         )
         attempt.keep(replace(original, width=transcoded.width, height=transcoded.height))
         await self._store_renditions(attempt, original.sha256, transcoded)
@@ -197,42 +209,43 @@ class ImageProcessor:
         attempt.transcode_ms = round(transcoded.cpu_ms)
         started = time.monotonic()
         stored = await _all(
-            *(self._store_rendition(attempt.job, rendition, sha256, transcoded) for rendition in transcoded.renditions)
+            *(self._store_rendition(attempt, rendition, sha256, transcoded) for rendition in transcoded.renditions)
         )
         attempt.renditions = tuple(stored)
         self._last_stored = time.monotonic()
         attempt.upload_ms = milliseconds_since(started)
         attempt.bytes_out = sum(rendition.file_size for rendition in stored)
 
-    async def _transcode(self, data: bytes, recipe: Recipe) -> Transcoded:
-        try:
-            return await self._parts.pool.run(transcode, data, recipe)
-        except TaskTimeout as error:
-            raise ImageFailure(FailureKind.TRANSCODE_TIMEOUT, str(error)) from error
-        except WorkerDied as error:
-            raise ImageFailure(FailureKind.WORKER_DIED, str(error)) from error
-        except MemoryError as error:
-            raise ImageFailure(FailureKind.OUT_OF_MEMORY, str(error)) from error
-
     async def _store_rendition(
-        self, job: DueJob, rendition: Rendition, original_sha256: str, transcoded: Transcoded
+        self, attempt: Attempt, rendition: Rendition, original_sha256: str, transcoded: Transcoded
     ) -> NewRendition:
-        """Puts and verifies: a CDN caches the 404 of a URL that is handed out too early, so no store is trusted."""
-        recipe = job.recipe
+        """Puts and verifies: a CDN caches the 404 of a URL that is handed out too early, so no store is trusted.
+
+        The object of an earlier picture that comes back is put anew: labels tell which picture is the last.
+        """
+        job, recipe = attempt.job, attempt.job.recipe
         key = rendition_key(
             self._collection.key_prefix, job.owner_id, job.media_id, rendition.size, rendition.sha256, recipe.format
+        )
+        is_current = path_of(key) in job.current_paths
+        label = RenditionLabel(
+            attempt.label(self._collection, original_sha256, attempt.original),
+            recipe=recipe.name,
+            recipe_version=recipe.version,
+            size=rendition.size,
+            sha256=rendition.sha256,
+            width=rendition.width,
+            height=rendition.height,
+            encoder=transcoded.encoder,
         )
         await self._parts.objects.put_verified(
             key,
             rendition.data,
             content_type=recipe.content_type,
-            cache_control=CACHE_CONTROL,
-            metadata={
-                **self._metadata(job, original_sha256),
-                "recipe": f"{recipe.name}/{recipe.version}",
-                "size": rendition.size,
-            },
-            expect_present=path_of(key) in job.current_paths or job.retry_count > 0,
+            cache_control=self._parts.cache_control,
+            metadata=label.metadata(),
+            expect_present=is_current or job.retry_count > 0,
+            renew=not is_current or original_sha256 != job.original_sha256,
         )
         return NewRendition(
             size_name=rendition.size,
@@ -247,17 +260,6 @@ class ImageProcessor:
             recipe_version=recipe.version,
             encoder=transcoded.encoder,
         )
-
-    def _metadata(self, job: DueJob, original_sha256: str) -> dict[str, str]:
-        """What an object says of itself, so that the catalog can be rebuilt from the stores alone."""
-        return {
-            "collection": self._collection.name,
-            "owner": job.owner_id,
-            "source-type": job.source_type,
-            "source-id": job.source_id,
-            "media-id": job.media_id,
-            "original": original_sha256,
-        }
 
     # -- publication --
 

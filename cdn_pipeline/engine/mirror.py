@@ -19,19 +19,20 @@ import sqlalchemy as sa
 from cdn_pipeline.catalog.sessions import open_catalog, open_source_database
 from cdn_pipeline.collections import INSTAGRAM, Collection
 from cdn_pipeline.engine.discover import Discovered, discover
-from cdn_pipeline.engine.images import ImageProcessor, Parts
+from cdn_pipeline.engine.hosts import Hosts
+from cdn_pipeline.engine.images import IMAGE_SECONDS, ImageProcessor, Parts
 from cdn_pipeline.engine.pool import WorkerPool
 from cdn_pipeline.engine.stream import ShardReport, Stream
 from cdn_pipeline.engine.tally import Tally
 from cdn_pipeline.fetch.client import Downloader
-from cdn_pipeline.fetch.hosts import HostRates
 from cdn_pipeline.queue.due import Selection
 from cdn_pipeline.queue.leases import Run, hold_run
+from cdn_pipeline.queue.retries import longest_wait_in_run
 from cdn_pipeline.settings import Settings
-from cdn_pipeline.store.objects import ObjectStore
+from cdn_pipeline.store.objects import ObjectStore, cache_control
 from cdn_pipeline.store.originals import OriginalStore
 
-TRANSCODE_SECONDS = 30.0  # a 50-megapixel photograph takes about 2
+TRANSCODE_CPU_SECONDS = 30.0  # a 50-megapixel photograph takes about 2, alpha up to 9; on the clock all of an attempt
 PROGRESS_EVERY_SECONDS = 10.0
 _STOP_SECONDS = 20.0  # releasing what is in hand takes about 0.3; a catalog that is gone must not hold the run
 
@@ -61,14 +62,17 @@ class Mirror:
     def __enter__(self) -> "Mirror":
         with ExitStack() as stack:
             self.pool = WorkerPool(
-                workers=_cores(), task_seconds=TRANSCODE_SECONDS, modules=["cdn_pipeline.media.transcode"]
+                workers=_cores(),
+                task_seconds=IMAGE_SECONDS,
+                cpu_seconds=TRANSCODE_CPU_SECONDS,
+                modules=["cdn_pipeline.media.transcode"],
             )
             stack.callback(self.pool.close)
             self.catalog: sa.Engine = stack.enter_context(open_catalog(self.settings))
             self.source: sa.Engine = stack.enter_context(open_source_database(self.settings))
             self.run: Run = stack.enter_context(hold_run(self.catalog, self._run_id))
-            self.objects = _open_store(self.settings, self.settings.objects_url)
-            self.originals = OriginalStore(_open_store(self.settings, self.settings.originals_url))
+            self.objects = open_store(self.settings, self.settings.objects_url)
+            self.originals = OriginalStore(open_store(self.settings, self.settings.originals_url))
             self._resources = stack.pop_all()
         return self
 
@@ -146,18 +150,29 @@ class _StreamThread:
 
     async def _main(self) -> None:
         mirror, allowed = self._mirror, self._mirror.settings.allowed_networks
-        async with Downloader(allowed_networks=allowed) as downloader:
+        patience = longest_wait_in_run(mirror.collection.retry)
+        async with (
+            Downloader(allowed_networks=allowed) as downloader,
+            Hosts(mirror.catalog, patience=patience, allowed_networks=allowed) as hosts,
+        ):
             parts = Parts(
                 downloader=downloader,
-                hosts=HostRates(allowed_networks=allowed),
+                hosts=hosts,
                 pool=mirror.pool,
                 objects=mirror.objects,
                 originals=mirror.originals,
+                cache_control=cache_control(mirror.settings.browser_cache_days),
             )
             processor = ImageProcessor(parts, mirror.collection, self._selection.stages)
             self._loop = asyncio.get_running_loop()
             self._stream = Stream(
-                mirror.catalog, mirror.run, self._selection, processor.process, self._items.put, limit=self._limit
+                mirror.catalog,
+                mirror.run,
+                self._selection,
+                processor.process,
+                self._items.put,
+                limit=self._limit,
+                gate=hosts,
             )
             self._ready.set()
             progress = asyncio.create_task(self._tell_progress(self._stream))
@@ -177,7 +192,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _open_store(settings: Settings, url: str) -> ObjectStore:
+def open_store(settings: Settings, url: str) -> ObjectStore:
+    """The store at `settings.objects_url` or `settings.originals_url`, with the settings' endpoint and credentials."""
     secret = settings.r2_secret_access_key
     return ObjectStore.from_url(
         url,

@@ -8,6 +8,7 @@ per idle worker.
 """
 
 import asyncio
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -15,7 +16,7 @@ from typing import TypeVar, TypeVarTuple, cast
 
 from pebble import ProcessExpired
 
-from cdn_pipeline.engine.worker import Answer, Preparation, Worker, main_script, pickled_call, unpickled_answer
+from cdn_pipeline.engine.worker import Answer, Limits, Preparation, Worker, main_script, pickled_call, unpickled_answer
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -23,10 +24,15 @@ Ts = TypeVarTuple("Ts")
 _START_ATTEMPTS = 3
 _ANSWER_MARGIN_SECONDS = 5.0  # pebble enforces a time limit within 0.2 s; this much later it has lost the call
 _CLOSE_SECONDS = 5.0  # takes about 0.2
+_CPU_MARGIN_SECONDS = 1.0  # the kernel counts whole seconds; with one thread, a task's time limit comes first
 
 
 class TaskTimeout(Exception):
     """The task did not end within its time, and its worker was killed."""
+
+
+class OutOfCpuTime(TaskTimeout):
+    """The task used up its CPU time: however slow the machine, that is the task's own doing."""
 
 
 class WorkerDied(Exception):
@@ -56,6 +62,7 @@ class WorkerPool:
         *,
         workers: int,
         task_seconds: float,
+        cpu_seconds: float | None = None,
         initializer: Callable[[], None] | None = None,
         modules: Sequence[str] = (),
         memory_bytes: int | None = 1 << 30,
@@ -64,10 +71,12 @@ class WorkerPool:
         """Describe the pool; nothing starts before `start` or the first `run`.
 
         In every worker, before its first task, `modules` are imported and `initializer` (picklable) is called.
-        `memory_bytes` limits a worker's address space, on Linux.
+        A task may take `task_seconds` on the clock, and `cpu_seconds` of CPU time: by default so much that one thread
+        meets the clock first. `memory_bytes` limits a worker's whole address space, on Linux.
         """
         self._size = workers
         self._task_seconds = task_seconds
+        self._cpu_seconds = task_seconds + _CPU_MARGIN_SECONDS if cpu_seconds is None else cpu_seconds
         self._start_seconds = start_seconds
         self._preparation = Preparation(memory_bytes, tuple(modules), initializer)
         # At most one start and one end per worker at a time.
@@ -94,20 +103,21 @@ class WorkerPool:
                 self._workers.append(self._new_worker())
                 self._free.put_nowait(index)
 
-    async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts, memory_bytes: int | None = None) -> T:
         """Call `function(*args)` in a worker and return its result; what the function raises is raised here.
 
         Function, arguments, result and exception are pickled. Waiting for a free worker does not count as task time.
+        `memory_bytes` is what the task may take on top of what its worker has, on Linux; None: all that a worker may.
 
         Raises:
-            TaskTimeout: the task took longer than `task_seconds`.
+            TaskTimeout: the task took longer than `task_seconds`; OutOfCpuTime, a kind of it: than `cpu_seconds`.
             WorkerDied: the task ended its worker.
             PoolBroken: the task was lost twice, or the pool is closed.
             PoolUnusable: no worker can be started.
         """
         self.start()
         self._check_usable()
-        call = pickled_call(function, args)
+        call = pickled_call(function, args, Limits(self._cpu_seconds, memory_bytes))
         index = await self._free.get()
         try:
             return cast(T, (await self._ask(index, call)).unwrap())
@@ -153,6 +163,8 @@ class WorkerPool:
                 raise PoolBroken("the worker never answered") from None
             raise TaskTimeout(f"no result within {self._task_seconds:g} s") from None
         except ProcessExpired as error:
+            if error.exitcode == -signal.SIGXCPU:
+                raise OutOfCpuTime(f"no result within {self._cpu_seconds:g} s of CPU time") from None
             raise WorkerDied(f"the worker ended with exit code {error.exitcode}") from None
         except RuntimeError as error:  # BrokenProcessPool is one
             raise PoolBroken(f"the worker was lost: {error}") from error

@@ -1,17 +1,17 @@
 """The stream: due jobs in, outcomes out, in the order of priority and deadline, with bounded work in hand."""
 
 import asyncio
-import heapq
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from cdn_pipeline.catalog.sessions import CatalogUnavailable, transaction
+from cdn_pipeline.engine.backlog import Backlog, Gate, OpenGate
 from cdn_pipeline.engine.outages import CATALOG_PATIENCE, Outage, StoreWatch
 from cdn_pipeline.engine.tally import Tally
 from cdn_pipeline.failures import FailureKind
@@ -34,6 +34,7 @@ MAX_CLAIM = 128  # per shard and round trip
 SETTLE_EVERY_SECONDS = 0.25
 SETTLE_AT = 64
 POLL_SECONDS = 1.0  # for leases of other runs
+CROWDED_POLL_SECONDS = 5.0  # for jobs of other hosts in a shard, as long as those that are known have no room
 
 _T = TypeVar("_T")
 
@@ -55,13 +56,14 @@ class _Shard:
     name: str
     tally: Tally = field(default_factory=Tally)
     may_have_due: bool = True
-    buffered: int = 0
-    in_hand: int = 0  # buffered, in work or with an outcome that is not written yet
+    in_hand: int = 0  # in the backlog, in work or with an outcome that is not written yet
+    left_out: frozenset[str] = frozenset()  # hosts that the last claim left out, because they had no room
     look_again_at: float = 0.0  # event loop time
 
-    @property
-    def is_hungry(self) -> bool:
-        return self.may_have_due and self.buffered == 0
+    def is_hungry(self, crowded: frozenset[str], now: float) -> bool:
+        if self.left_out and self.left_out <= crowded:
+            return self.may_have_due and self.look_again_at <= now
+        return self.may_have_due or bool(self.left_out)
 
     @property
     def is_idle(self) -> bool:
@@ -80,10 +82,11 @@ class Stream:
         on_finished: Callable[[ShardReport], None],
         *,
         limit: int | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """`process` does one image; `on_finished` is told of every finished shard, on the loop's thread.
 
-        `limit` is how many jobs are claimed at most; a retry claims its job once more.
+        `limit` is how many jobs are claimed at most; a retry claims its job once more. `gate` says which may begin.
         """
         self._catalog = catalog
         self._run = run
@@ -93,12 +96,12 @@ class Stream:
         self._left = limit
         self._shards: dict[str, _Shard] = {}
         self._finished: list[Tally] = []
-        self._buffer: list[tuple[tuple[int, float], int, DueJob]] = []
+        self._gate = gate or OpenGate()
+        self._backlog = Backlog(self._gate)
         self._tasks: dict[asyncio.Task[Outcome], DueJob] = {}
         self._outcomes: list[Outcome] = []
         self._changed = asyncio.Event()
         self._stopping = False
-        self._claims = 0
         self._settled_at = 0.0
         self._stores = StoreWatch()
         self._catalog_is_away = False
@@ -148,34 +151,40 @@ class Stream:
     async def _start_images(self) -> None:
         """Fills the places, best first. For that, every shard that may have due jobs shows its best one."""
         await self._refill()
-        while self._buffer and len(self._tasks) < self._stores.places(IN_HAND):
-            _, _, job = heapq.heappop(self._buffer)
-            self._shards[job.shard].buffered -= 1
+        self._outcomes.extend(replace(_released(job), untouched=True) for job in self._backlog.release())
+        while len(self._tasks) < self._stores.places(IN_HAND) and (job := self._backlog.pop()):
             task = asyncio.create_task(self._process(job))
             self._tasks[task] = job
             task.add_done_callback(lambda _: self._changed.set())
+            await asyncio.sleep(0)  # it takes its place at its host before the next one is judged
             await self._refill()
 
     async def _refill(self) -> None:
-        hungry = [shard for shard in self._shards.values() if shard.is_hungry]
+        """Claims for shards that have nothing to start, around hosts whose jobs have to wait already."""
+        crowded, now = self._backlog.crowded_hosts(), asyncio.get_running_loop().time()
+        hungry = [
+            shard
+            for shard in self._shards.values()
+            if shard.is_hungry(crowded, now) and not self._backlog.has_job_of(shard.name, beside=crowded)
+        ]
         if not hungry:
             return
         batch = max(4, min(MAX_CLAIM, CLAIMED_AHEAD // len(self._shards)))
-        jobs = await self._claim([shard.name for shard in hungry], batch)
-        for job in jobs:
-            self._claims += 1
-            heapq.heappush(self._buffer, (job.order, self._claims, job))
+        for job in await self._claim([shard.name for shard in hungry], batch, crowded):
+            self._backlog.push(job)
             shard = self._shards[job.shard]
-            shard.buffered += 1
             shard.in_hand += 1
             shard.tally.claimed()
         for shard in hungry:
-            shard.may_have_due = shard.buffered > 0 and self._left != 0
+            shard.left_out = crowded
+            shard.may_have_due = self._backlog.has_job_of(shard.name, beside=crowded) and self._left != 0
 
-    async def _claim(self, shards: Sequence[str], batch: int) -> list[DueJob]:
+    async def _claim(self, shards: Sequence[str], batch: int, leaving_out: frozenset[str]) -> list[DueJob]:
         total = len(shards) * batch if self._left is None else self._left
-        jobs = await self._in_catalog(
-            lambda connection: claim(connection, self._run, self._selection, shards, batch=batch, total=total)
+        jobs = await self._in_catalog_with_look(
+            lambda connection: claim(
+                connection, self._run, self._selection, shards, batch=batch, total=total, leaving_out=leaving_out
+            )
         )
         if self._left is not None:
             self._left -= len(jobs)
@@ -187,7 +196,7 @@ class Stream:
         """Until an image is done, or it is time to write, to look again or to poll."""
         now = asyncio.get_running_loop().time()
         idle = [shard.look_again_at - now for shard in self._shards.values() if shard.is_idle]
-        timeout = min([SETTLE_EVERY_SECONDS if self._outcomes else POLL_SECONDS, *idle])
+        timeout = min([SETTLE_EVERY_SECONDS if self._outcomes or self._backlog else POLL_SECONDS, *idle])
         if timeout > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
@@ -212,13 +221,13 @@ class Stream:
 
     async def _settle(self) -> None:
         batch = tuple(self._outcomes)
-        held = await self._in_catalog(lambda connection: settle(connection, self._run, batch))
+        held = await self._in_catalog_with_look(lambda connection: settle(connection, self._run, batch))
         self._outcomes.clear()
         self._settled_at = asyncio.get_running_loop().time()
         for outcome in batch:
             shard = self._shards[outcome.shard]
             shard.in_hand -= 1
-            if outcome.job_id in held:
+            if outcome.job_id in held and not outcome.untouched:
                 shard.tally.add(outcome)
 
     # -- the end of a shard --
@@ -249,6 +258,7 @@ class Stream:
             prospect = prospects[shard.name]
             if prospect.due:
                 shard.may_have_due = True
+                shard.look_again_at = now + CROWDED_POLL_SECONDS if shard.left_out else now
             elif prospect.held_by_others or prospect.next_attempt_in is not None:
                 shard.look_again_at = now + _patience(prospect)
             else:
@@ -269,7 +279,7 @@ class Stream:
         """After a restart of the catalog. If that still sees the dead session, the next renewal tries again."""
         if self._run.lock is None:
             raise RunLostError(f"run {self._run.run_id} has no lock of its own")
-        jobs = [*self._tasks.values(), *(job for _, _, job in self._buffer)]
+        jobs = [*self._tasks.values(), *self._backlog]
         in_hand = {job.job_id for job in jobs} | {outcome.job_id for outcome in self._outcomes}
         with suppress(RunAlreadyHeldError, sa.exc.OperationalError):
             await asyncio.get_running_loop().run_in_executor(self._threads, self._run.lock.regain, in_hand)
@@ -286,10 +296,15 @@ class Stream:
             done = not task.cancelled() and task.exception() is None
             self._outcomes.append(task.result() if done else _released(job))
         self._tasks.clear()
-        self._outcomes.extend(_released(job) for _, _, job in self._buffer)
-        self._buffer.clear()
+        self._outcomes.extend(_released(job) for job in self._backlog.clear())
         if self._outcomes and not self._catalog_is_away:  # else leases end by themselves, with the run's lock
             await self._settle()
+
+    async def _in_catalog_with_look(self, work: Callable[[sa.Connection], _T]) -> _T:
+        """The gate learns what other runs know while there is a connection at hand."""
+        result, seen = await self._in_catalog(lambda connection: (work(connection), self._gate.look(connection)))
+        self._gate.see(seen)
+        return result
 
     async def _in_catalog(self, work: Callable[[sa.Connection], _T]) -> _T:
         attempt = partial(transaction, self._catalog, work, patience=CATALOG_PATIENCE)

@@ -7,6 +7,7 @@ signals and from outliving us, and could not preload libvips: it starts threads,
 
 import ctypes
 import importlib
+import math
 import multiprocessing
 import os
 import pickle
@@ -14,11 +15,14 @@ import resource
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pebble import CONSTS, ProcessFuture, ProcessPool
@@ -43,6 +47,13 @@ class Answer(NamedTuple):
         if self.raised:
             raise self.value
         return self.value
+
+
+class Limits(NamedTuple):
+    """What one call may take on top of what its process has taken before; `memory_bytes` None: all that it may have."""
+
+    cpu_seconds: float
+    memory_bytes: int | None = None
 
 
 class Preparation(NamedTuple):
@@ -94,7 +105,7 @@ class Worker:
         """Prepare the process by a first call, because pebble only logs what its own initializers raise."""
         CONSTS.term_timeout = 0  # our processes ignore SIGTERM: pebble need not wait before it sends SIGKILL
         try:
-            call = self.send(pickled_call(_prepare, preparation), seconds)
+            call = self.send(pickled_call(_prepare, preparation, Limits(seconds)), seconds)
             unpickled_answer(call.result(seconds + START_MARGIN_SECONDS)).unwrap()
         except Exception as error:
             return error
@@ -135,13 +146,13 @@ class _MainScript:
 main_script = _MainScript()
 
 
-def pickled_call(function: Callable[..., Any], args: Sequence[Any]) -> bytes:
-    """`function(*args)` for `Worker.send`.
+def pickled_call(function: Callable[..., Any], args: Sequence[Any], limits: Limits) -> bytes:
+    """`function(*args)` for `Worker.send`, to be kept within these limits.
 
     We pickle calls and answers ourselves: what cannot be pickled, imported or called is then this call's exception, and
     not the end of the process or of pebble's threads.
     """
-    return pickle.dumps((function, tuple(args)), pickle.HIGHEST_PROTOCOL)
+    return pickle.dumps((function, tuple(args), limits), pickle.HIGHEST_PROTOCOL)
 
 
 def unpickled_answer(answer: bytes) -> Answer:
@@ -155,12 +166,44 @@ def unpickled_answer(answer: bytes) -> Answer:
 
 def _answer(call: bytes) -> bytes:
     try:
-        function, args = pickle.loads(call)  # noqa: S301 - from our own parent
-        return pickle.dumps(Answer(function(*args)), pickle.HIGHEST_PROTOCOL)
+        function, args, limits = pickle.loads(call)  # noqa: S301 - from our own parent
+        with _kept_within(limits):
+            return pickle.dumps(Answer(function(*args)), pickle.HIGHEST_PROTOCOL)
     except Exception as error:
         return _pickled_error(error)
     except BaseException:  # SystemExit: nothing that the parent should raise in its event loop
         os._exit(1)
+
+
+@contextmanager
+def _kept_within(limits: Limits) -> Iterator[None]:
+    """Re-arms the process's limits for one call, and lifts them for the time between calls.
+
+    The kernel keeps them, also where C code never returns. Out of CPU time the process dies of SIGXCPU: the second
+    line, should nobody be left who keeps the time. More memory is refused, as a rule with a MemoryError.
+    """
+    _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + limits.cpu_seconds))
+    if limits.memory_bytes is not None and sys.platform == "linux":
+        _limit(resource.RLIMIT_AS, _address_space() + limits.memory_bytes)
+    try:
+        yield
+    finally:
+        _limit(resource.RLIMIT_CPU, None)
+        _limit(resource.RLIMIT_AS, None)
+
+
+def _limit(what: int, amount: int | None) -> None:
+    """Sets a soft limit, at most the hard one; None: just that."""
+    _, hard = resource.getrlimit(what)
+    if amount is None or resource.RLIM_INFINITY != hard < amount:
+        amount = hard
+    resource.setrlimit(what, (amount, hard))
+
+
+def _address_space() -> int:
+    """Bytes of address space that this process has; 10 µs."""
+    pages, _ = Path("/proc/self/statm").read_text().split(maxsplit=1)
+    return int(pages) * resource.getpagesize()
 
 
 def _pickled_error(error: Exception) -> bytes:
@@ -184,6 +227,7 @@ def _prepare(memory_bytes: int | None, modules: Sequence[str], initializer: Call
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach all of a process group or service; the parent decides
         signal.signal(number, signal.SIG_IGN)
     _die_with_parent()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is an outcome here, and its dump could fill the disk
     if memory_bytes is not None and sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     for module in modules:

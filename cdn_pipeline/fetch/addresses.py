@@ -7,7 +7,7 @@ look-up comes after it that could answer differently (DNS rebinding).
 
 import socket
 from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from cdn_pipeline.settings import Network
@@ -16,6 +16,13 @@ Address = IPv4Address | IPv6Address
 AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 
 PUBLIC_PORTS = frozenset({80, 443})
+
+# What `is_global` takes for public, and is not. Clouds serve a machine's credentials at two of them.
+_REFUSED_IPV4 = (
+    IPv4Network("192.0.0.0/24"),  # IETF protocols; Oracle's metadata at 192.0.0.192
+    IPv4Network("192.88.99.0/24"),  # 6to4 relays
+    IPv4Network("168.63.129.16/32"),  # Azure's own services, at a public address
+)
 
 # An allow-list, because `is_global` of older Pythons says yes to site-local, 6to4 and IPv4-translated addresses. All
 # unicast that IANA has given out is in 2000::/3. Outside it, and so refused whole: IPv4-compatible, IPv4-translated and
@@ -75,7 +82,8 @@ def is_public(address: Address) -> bool:
     """Whether the address is globally routable unicast, as is every IPv4 address that it carries traffic to."""
     address = _unmapped(address)
     if isinstance(address, IPv4Address):
-        return address.is_global and not address.is_multicast
+        refused = address.is_multicast or any(address in network for network in _REFUSED_IPV4)
+        return address.is_global and not refused
     if address in _NAT64:
         return is_public(_last_ipv4(address))
     if address not in _GLOBAL_UNICAST or any(address in network for network in _REFUSED_UNICAST):

@@ -253,7 +253,8 @@ def _redirected(url: str, response: ClientResponse) -> str:
     except ValueError as error:
         raise ImageFailure(FailureKind.SOURCE_ERROR, f"HTTP {response.status} to a malformed URL") from error
     if downgrade:
-        raise ImageFailure(FailureKind.BLOCKED_ADDRESS, f"redirect from https to http, to {urlsplit(target).hostname}")
+        host = printable(urlsplit(target).hostname or "nowhere")
+        raise ImageFailure(FailureKind.BLOCKED_ADDRESS, f"redirect from https to http, to {host}")
     return target
 
 
@@ -268,7 +269,7 @@ async def _require_ok(url: str, response: ClientResponse) -> None:
         raise ImageFailure(FailureKind.SOURCE_URL_404, f"HTTP {status}")
     kind = FailureKind.RATE_LIMITED if status == 429 else FailureKind.SOURCE_ERROR
     wait = _seconds_until(response.headers.get("Retry-After", ""))
-    raise ImageFailure(kind, f"HTTP {status}", retry_after_seconds=wait)
+    raise ImageFailure(kind, f"HTTP {status}", retry_after_seconds=wait, status=status)
 
 
 async def _read_head(response: ClientResponse) -> bytes:

@@ -26,7 +26,7 @@ from PIL import (
     PngImagePlugin,
     TiffImagePlugin,  # noqa: F401
     UnidentifiedImageError,
-    WebPImagePlugin,  # noqa: F401
+    WebPImagePlugin,
 )
 
 from cdn_pipeline.failures import FailureKind, ImageFailure
@@ -152,8 +152,19 @@ def _guarded() -> Iterator[None]:
         raise ImageFailure(FailureKind.IMAGE_CORRUPT, f"{type(error).__name__}: {error}"[:200]) from error
 
 
+@contextmanager
+def _pillow_limited(max_pixels: int) -> Iterator[None]:
+    """Has Pillow itself refuse larger pictures: its WebP plugin takes 8 bytes per pixel as it opens a file."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max_pixels // 2  # it warns from there and raises beyond twice that
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
 @_guarded()
-def open_checked(data: bytes) -> ImageFile.ImageFile:
+def open_checked(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFile.ImageFile:
     """The image with its header read and no pixel decoded.
 
     Raises `ImageFailure`: NOT_AN_IMAGE, UNSUPPORTED_FORMAT, IMAGE_TOO_LARGE, or IMAGE_CORRUPT for a broken header.
@@ -162,26 +173,30 @@ def open_checked(data: bytes) -> ImageFile.ImageFile:
     image_format = _decodable_format(data)
     if image_format is ImageFormat.JPEG and (scans := data.count(b"\xff\xda")) > MAX_JPEG_SCANS:
         raise ImageFailure(FailureKind.IMAGE_CORRUPT, f"{scans} JPEG scans")
-    image = Image.open(BytesIO(data), formats=[image_format.name])
-    if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+    with _pillow_limited(max_pixels):
+        image = Image.open(BytesIO(data), formats=[image_format.name])
+    if image.width * image.height > max_pixels or max(image.size) > MAX_SIDE:
         raise ImageFailure(FailureKind.IMAGE_TOO_LARGE, f"{image.width}x{image.height}")
     return image
 
 
 @_guarded()
-def decode(data: bytes, *, longest_side: int | None = None) -> Decoded:
+def decode(data: bytes, *, longest_side: int | None = None, max_pixels: int = MAX_PIXELS) -> Decoded:
     """The first frame, upright and in sRGB.
 
     `longest_side` (pixels) says that nothing larger will be made of it, so that a JPEG may be shrunk on load to
-    `REDUCING_GAP` times that. Truncated data is refused. Raises `ImageFailure`: all of `open_checked`, IMAGE_CORRUPT,
-    OUT_OF_MEMORY.
+    `REDUCING_GAP` times that. A picture of more than `max_pixels` and truncated data are refused. Raises
+    `ImageFailure`: all of `open_checked`, IMAGE_CORRUPT, OUT_OF_MEMORY.
     """
-    image = open_checked(data)
-    width, height = image.size
-    box_width, box_height = _shrink_on_load(image, longest_side)
-    _load_first_frame(image)
-    orientation = _orientation(image)
+    opened = open_checked(data, max_pixels=max_pixels)
+    width, height = opened.size
+    box_width, box_height = _shrink_on_load(opened, longest_side)
+    _load_first_frame(opened)
+    orientation = _orientation(opened)
+    image = _without_decoder(opened)
+    del opened  # and with it 8 of the 12 bytes per pixel that a WebP holds
     pixels = _to_srgb(image)
+    del image  # 4 bytes per pixel, before the next 4
     if orientation in _TRANSPOSITIONS:
         pixels = pixels.transpose(_TRANSPOSITIONS[orientation])
     if orientation >= 5:
@@ -222,6 +237,12 @@ def _load_first_frame(image: ImageFile.ImageFile) -> None:
         image.seek(1)
         image.blend_op = PngImagePlugin.Blend.OP_SOURCE
         image.load()
+
+
+def _without_decoder(image: ImageFile.ImageFile) -> Image.Image:
+    """The loaded image in itself: decoders of WebP and AVIF stay with theirs, and keep all that they decoded."""
+    keeps_decoder = isinstance(image, (AvifImagePlugin.AvifImageFile, WebPImagePlugin.WebPImageFile))
+    return image.copy() if keeps_decoder else image
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:

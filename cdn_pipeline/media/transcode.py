@@ -10,7 +10,7 @@ import PIL
 from PIL import AvifImagePlugin, Image, features
 
 from cdn_pipeline.failures import FailureKind, ImageFailure
-from cdn_pipeline.media.decode import Decoded, decode
+from cdn_pipeline.media.decode import MAX_PIXELS, Decoded, decode
 from cdn_pipeline.media.recipes import Recipe
 
 _AVIF_CODEC = "aom"
@@ -49,8 +49,8 @@ class Transcoded:
     cpu_ms: float
 
 
-def transcode(data: bytes, recipe: Recipe) -> Transcoded:
-    """Makes all renditions of a recipe from one decode.
+def transcode(data: bytes, recipe: Recipe, max_pixels: int = MAX_PIXELS) -> Transcoded:
+    """Makes all renditions of a recipe from one decode, of an original with at most `max_pixels`.
 
     The same bytes and the same encoder give the same renditions. Raises `ImageFailure` as `decode` does, and ValueError
     for a recipe whose format has no encoder here.
@@ -58,7 +58,7 @@ def transcode(data: bytes, recipe: Recipe) -> Transcoded:
     if recipe.format not in ENCODERS:
         raise ValueError(f"no encoder for {recipe.format!r}")
     started = time.process_time()
-    decoded = decode(data, longest_side=max(recipe.longest_sides))
+    decoded = decode(data, longest_side=max(recipe.longest_sides), max_pixels=max_pixels)
     try:
         renditions = _render(decoded, recipe)
     except MemoryError as error:

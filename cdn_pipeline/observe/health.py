@@ -9,6 +9,7 @@ from cdn_pipeline.observe.feasibility import Feasibility
 from cdn_pipeline.observe.overview import Overview
 from cdn_pipeline.observe.thresholds import (
     Judgement,
+    judge_breakers,
     judge_deadlines,
     judge_health,
     judge_lost,
@@ -72,11 +73,19 @@ def _judgements(overview: Overview) -> Iterator[tuple[Judgement, str]]:
     yield judge_oldest_due(overview.oldest_due.age), _start_a_run(overview.oldest_due.shard)
     urgent = sum(line.depth for line in overview.queue if line.priority < BACKFILL_PRIORITY)
     yield judge_queue_depth(urgent), "Look whether runs are working; if they are, let more of them work at once."
+    yield judge_breakers([host.open_for for host in overview.shut_hosts]), _look_at_the_host(overview)
     yield judge_deadlines(overview.feasibility.at_risk, overview.feasibility.words), _hurry(overview.feasibility)
     yield (
         judge_scans(overview.scans.begun, len(overview.scans.stale)),
         "Look whether `nightly_freshness` ran last night, and whether its schedule is on.",
     )
+
+
+def _look_at_the_host(overview: Overview) -> str:
+    if not overview.shut_hosts:
+        return ""
+    failure = overview.shut_hosts[0].failure
+    return f"{overview.shut_hosts[0].words}. {failure.advice if failure else ''}"
 
 
 def _hurry(found: Feasibility) -> str:

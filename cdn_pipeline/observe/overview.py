@@ -13,11 +13,13 @@ from cdn_pipeline.collections import Collection
 from cdn_pipeline.engine.tally import NOT_IN_RATE
 from cdn_pipeline.failures import Blame, FailureKind
 from cdn_pipeline.observe.feasibility import Feasibility, feasibility
+from cdn_pipeline.observe.hosts import ShutHost, shut_hosts
 from cdn_pipeline.observe.snapshot import Snapshot
 from cdn_pipeline.observe.standing import OldestDue, Scans, Watch, oldest_due, scans, watch
 from cdn_pipeline.observe.stats import HourStats, latest_hours
 from cdn_pipeline.observe.thresholds import HEALTH_WINDOW, UNRENEWED_ERROR
 from cdn_pipeline.queue.due import IS_DUE
+from cdn_pipeline.queue.fresh_urls import WAITS
 from cdn_pipeline.queue.intake import IS_OPEN
 from cdn_pipeline.queue.states import ImageStatus, JobStatus
 
@@ -97,6 +99,19 @@ class Watermarks:
 
 
 @dataclass(frozen=True, slots=True)
+class FreshUrls:
+    """Images that wait for a fresh URL, and what providers were asked today (UTC).
+
+    `refused` is why a provider serves none of our questions, if that was its last word today.
+    """
+
+    waiting: int
+    asked_today: int
+    answered_today: int
+    refused: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """The state of one collection, as of `now` by the catalog's clock."""
 
@@ -105,6 +120,7 @@ class Overview:
     watch: Watch
     queue: tuple[QueueLine, ...]  # by priority
     oldest_due: OldestDue
+    shut_hosts: tuple[ShutHost, ...]  # the longest shut first
     feasibility: Feasibility
     failures: tuple[FailureLine, ...]  # most images first
     last_day: LastDay
@@ -112,6 +128,7 @@ class Overview:
     runs: tuple[RunLine, ...]
     watermarks: Watermarks
     scans: Scans
+    fresh_urls: FreshUrls
 
 
 def look_over(snapshot: Snapshot, collection: Collection) -> Overview:
@@ -125,6 +142,7 @@ def look_over(snapshot: Snapshot, collection: Collection) -> Overview:
         watch=watch(connection, collection),
         queue=tuple(QueueLine(**row) for row in connection.execute(_QUEUE, values).mappings()),
         oldest_due=oldest_due(connection, collection),
+        shut_hosts=shut_hosts(connection, collection),
         feasibility=feasibility(connection, collection),
         failures=_failures(unfinished),
         last_day=_last_day(connection, collection),
@@ -132,6 +150,7 @@ def look_over(snapshot: Snapshot, collection: Collection) -> Overview:
         runs=_runs(snapshot, values),
         watermarks=Watermarks(**connection.execute(_WATERMARKS, values).mappings().one()),
         scans=scans(connection, collection, UNRENEWED_ERROR),
+        fresh_urls=FreshUrls(**connection.execute(_FRESH_URLS, values).mappings().one()),
     )
 
 
@@ -187,15 +206,15 @@ _LAST_DAY = sa.text(f"""
     SELECT count(*) FILTER (WHERE status = '{JobStatus.COMPLETED}') AS completed,
            count(*) FILTER (WHERE status <> '{JobStatus.COMPLETED}' AND failure_kind <> ALL(:not_in_rate)) AS failed
     FROM (
-        SELECT DISTINCT ON (asset_id) status, failure_kind
+        SELECT DISTINCT ON (image) status, failure_kind
         FROM (
-            SELECT asset_id, status, failure_kind, completed_at FROM cdn_image_jobs
+            SELECT coalesce(asset_id, id) AS image, status, failure_kind, completed_at FROM cdn_image_jobs
             WHERE collection = :collection AND completed_at > now() - CAST(:window AS interval)
             UNION ALL
             SELECT asset_id, status, failure_kind, NULL FROM cdn_image_jobs
             WHERE collection = :collection AND {IS_OPEN} AND retry_count > 0
         ) AS recent
-        ORDER BY asset_id, completed_at DESC NULLS FIRST
+        ORDER BY image, completed_at DESC NULLS FIRST
     ) AS last_outcome
 """)
 
@@ -227,4 +246,11 @@ def _runs(snapshot: Snapshot, values: Mapping[str, Any]) -> tuple[RunLine, ...]:
 _WATERMARKS = sa.text("""
     SELECT count(*) AS shards, min(scanned_at) AS oldest, max(fully_scanned_at) AS last_full_scan
     FROM cdn_source_watermarks WHERE collection = :collection
+""")
+
+_FRESH_URLS = sa.text(f"""
+    SELECT (SELECT count(*) FROM cdn_image_assets a WHERE a.collection = :collection AND {WAITS}) AS waiting,
+           coalesce(sum(requests), 0) AS asked_today, coalesce(sum(answered), 0) AS answered_today,
+           max(refused) AS refused
+    FROM cdn_provider_usage WHERE day = CAST(now() AT TIME ZONE 'UTC' AS date)
 """)

@@ -1,12 +1,9 @@
-"""Small samples of the catalog: pictures to look at, and published objects to verify."""
+"""Small samples of the catalog: pictures to look at."""
 
-import asyncio
 import uuid
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-
-from cdn_pipeline.store.objects import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,45 +56,3 @@ _PICTURES = sa.text(f"""
     FROM ({_PICTURES_FROM.format(">=")} UNION ALL {_PICTURES_FROM.format("<")}) AS picture
     CROSS JOIN cdn_delivery LIMIT :count
 """)
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """How many published objects were looked at, and the paths of those that are not as the catalog says."""
-
-    inspected: int
-    missing: tuple[str, ...]
-
-
-def inspect_published_objects(connection: sa.Connection, objects: ObjectStore, count: int) -> Inspection:
-    """Asks the store for a random sample of the renditions that are visible now.
-
-    Raises:
-        StoreUnavailable: the store does not answer.
-    """
-    start = uuid.uuid4()
-    rows = connection.execute(_FROM, {"start": start, "count": count}).all()
-    if len(rows) < count:
-        rows = [*rows, *connection.execute(_BEFORE, {"start": start, "count": count - len(rows)})]
-    missing = asyncio.run(_missing(objects, [(row.path, row.file_size) for row in rows]))
-    return Inspection(len(rows), tuple(missing))
-
-
-_SAMPLE = """
-    SELECT path, file_size FROM cdn_image_renditions
-    WHERE state = 'current' AND id {} :start ORDER BY id LIMIT :count
-"""
-_FROM = sa.text(_SAMPLE.format(">="))
-_BEFORE = sa.text(_SAMPLE.format("<"))
-
-
-async def _missing(objects: ObjectStore, renditions: list[tuple[str, int]]) -> list[str]:
-    places = asyncio.Semaphore(16)
-
-    async def is_there(path: str, file_size: int) -> bool:
-        async with places:
-            head = await objects.head(path.removeprefix("/"))
-            return head is not None and head.size == file_size
-
-    there = await asyncio.gather(*(is_there(path, file_size) for path, file_size in renditions))
-    return [path for (path, _), found in zip(renditions, there, strict=True) if not found]

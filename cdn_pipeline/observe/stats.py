@@ -2,7 +2,7 @@
 
 An hour is counted once it has settled, a lease after its end. By then every job in hand was renewed after the end or
 has lost its lease, so how long it was worked on within the hour is decided; and what was written in the hour is
-committed. Only a job that is deleted together with its image still moves a figure; `compare_hours` finds that.
+committed. An erased image leaves its jobs behind, with their numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ from sqlalchemy.dialects.postgresql import JSONB
 from cdn_pipeline.catalog.sessions import catalog_time
 from cdn_pipeline.engine.tally import NOT_IN_RATE
 from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.queue.housekeeping import JOBS_KEPT
 from cdn_pipeline.queue.intake import IS_OPEN
 from cdn_pipeline.queue.leases import BUSY_UNTIL_LAST_RENEWAL, LEASE
 from cdn_pipeline.queue.states import JobStatus
 
 HOUR = timedelta(hours=1)
 SETTLES_IN = LEASE
-JOBS_KEPT = timedelta(days=90)  # finished jobs may be deleted after that, and not before
 
 
 class HourNotOverError(Exception):

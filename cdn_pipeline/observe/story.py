@@ -70,6 +70,7 @@ class JobStory:
     upload_ms: int | None
     bytes_in: int | None
     bytes_out: int | None
+    archived: bool  # failed over a week ago
 
     @property
     def is_open(self) -> bool:
@@ -249,6 +250,7 @@ def _job(row: sa.RowMapping, dead: frozenset[str]) -> JobStory:
         upload_ms=row["upload_ms"],
         bytes_in=row["bytes_in"],
         bytes_out=row["bytes_out"],
+        archived=row["archived_at"] is not None,
     )
 
 

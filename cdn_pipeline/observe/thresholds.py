@@ -20,6 +20,7 @@ HEALTH_DEGRADED = 0.95
 HEALTH_UNHEALTHY = 0.80
 LOST_LATELY = timedelta(days=7)  # an alarm that nobody can end is heard by nobody: older losses are a warning
 HOLD_ALARM = timedelta(hours=24)  # how long before its expiry an image on hold is at risk: time for a person to see it
+BREAKER_OPEN_WARNING = timedelta(minutes=5)  # three probes have failed: it is no hiccup
 QUEUE_DEPTH_WARNING = 1000  # open jobs of priorities 1-5
 QUEUE_DEPTH_ERROR = 2000
 
@@ -86,6 +87,12 @@ def judge_objects(inspected: int, missing: int) -> Judgement:
     return Judgement(missing == 0, missing > 0, words)
 
 
+def judge_stores(looked_at: int, wrong: int) -> Judgement:
+    """Judges a sample of what the stores hold, read byte for byte."""
+    words = f"{looked_at - wrong} of {looked_at} objects are as the catalog says"
+    return Judgement(wrong == 0, wrong > 0, words)
+
+
 def judge_lost(lost: int, lately: int) -> Judgement:
     """Judges the images lost on our watch: one lost within `LOST_LATELY` is an error, one lost before a warning."""
     words = f"images lost on our watch: {lost}"
@@ -108,6 +115,15 @@ def judge_oldest_due(age: timedelta | None) -> Judgement:
         return Judgement(False, True, f"{words}, more than {span(OLDEST_DUE_ERROR)}")
     if age > OLDEST_DUE_WARNING:
         return Judgement(False, False, f"{words}, more than {span(OLDEST_DUE_WARNING)}")
+    return Judgement(True, False, words)
+
+
+def judge_breakers(open_for: Sequence[timedelta]) -> Judgement:
+    """Judges how long the breakers have been open that are open now: a warning, for hosts heal without us."""
+    words = f"hosts with an open breaker: {len(open_for)}"
+    long = sum(time > BREAKER_OPEN_WARNING for time in open_for)
+    if long:
+        return Judgement(False, False, f"{words}, {long} of them for more than {span(BREAKER_OPEN_WARNING)}")
     return Judgement(True, False, words)
 
 

@@ -37,15 +37,16 @@ class Why:
         return self.state is QueueState.DUE
 
 
-def why(collection: Collection, story: ImageStory) -> Why:
-    """Says why the image is or is not due now."""
+def why(collection: Collection, story: ImageStory, *, has_provider: bool = True) -> Why:
+    """Says why the image is or is not due now; `has_provider`: and whether somebody is asked for fresh URLs."""
     if story.open_job is not None:
         return _of_open_job(collection, story, story.open_job)
     if story.status is ImageStatus.COMPLETED:
         return Why(QueueState.COMPLETED, _completed(story))
     if story.status is ImageStatus.FAILED:
         return Why(QueueState.FAILED, f"Failed for good: {_with_advice(story.failure, story.detail)}")
-    return Why(QueueState.WAITING, _waiting(story))
+    no_provider = "" if has_provider else " No provider configured: only its source row can bring one."
+    return Why(QueueState.WAITING, _waiting(story) + no_provider)
 
 
 def _of_open_job(collection: Collection, story: ImageStory, job: JobStory) -> Why:

@@ -23,6 +23,13 @@ class MirrorConfig(dg.Config):
     limit: int | None = Field(default=None, gt=0, description="Claim at most this many images in this run.")
 
 
+class CleanUpConfig(dg.Config):
+    """Options of clean-up. The default removes."""
+
+    dry_run: bool = Field(default=False, description="Only tell what would be removed.")
+    limit: int = Field(default=10_000, gt=0, description="Remove at most so many of each kind; the next run goes on.")
+
+
 class DiscoverConfig(dg.Config):
     """Options of discovery. The default reads every row of the run's shards."""
 

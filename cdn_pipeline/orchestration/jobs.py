@@ -5,6 +5,7 @@ import dagster as dg
 from cdn_pipeline.orchestration.assets.images import mirrored_images
 from cdn_pipeline.orchestration.assets.sources import source_images
 from cdn_pipeline.orchestration.assets.stats import processing_stats
+from cdn_pipeline.orchestration.assets.upkeep import cleaned_stores
 from cdn_pipeline.orchestration.config import FRESHNESS_TAG
 from cdn_pipeline.orchestration.standing_checks import standing_checks
 
@@ -34,6 +35,12 @@ hourly_stats_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets(processing_stats),
     tags=_FIRST,
     description="Counts what the jobs of one hour did, or of each in a range of hours, and checks the stored figures.",
+)
+
+clean_up_job = dg.define_asset_job(
+    "clean_up",
+    selection=dg.AssetSelection.assets(cleaned_stores),
+    description="Removes what nobody needs any more from stores and catalog, then verifies a sample of what is left.",
 )
 
 standing_checks_job = dg.define_asset_job(

@@ -7,7 +7,7 @@ import dagster as dg
 from cdn_pipeline.collections import SHARDS
 from cdn_pipeline.orchestration.assets.stats import processing_stats
 from cdn_pipeline.orchestration.hours import HOURS_PER_RUN, hour_tags, hours
-from cdn_pipeline.orchestration.jobs import hourly_stats_job, nightly_freshness_job, standing_checks_job
+from cdn_pipeline.orchestration.jobs import clean_up_job, hourly_stats_job, nightly_freshness_job, standing_checks_job
 from cdn_pipeline.orchestration.partitions import SHARDS_PER_RUN
 
 
@@ -55,4 +55,12 @@ standing_checks_schedule = dg.ScheduleDefinition(
     cron_schedule="10 * * * *",
     execution_timezone="UTC",
     description="Ten minutes past every hour: how things stand.",
+)
+
+clean_up_schedule = dg.ScheduleDefinition(
+    name="clean_up_schedule",
+    job=clean_up_job,
+    cron_schedule="30 5 * * *",  # after the night's runs
+    execution_timezone="UTC",
+    description="Every morning at 05:30 UTC: what nobody needs any more is removed.",
 )

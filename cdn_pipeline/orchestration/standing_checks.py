@@ -80,6 +80,17 @@ def _oldest_due(standing: _Standing) -> _Verdict:
     return thresholds.judge_oldest_due(found.age), numbers
 
 
+def _breakers(standing: _Standing) -> _Verdict:
+    from cdn_pipeline.observe.hosts import shut_hosts
+
+    found = shut_hosts(standing.connection, INSTAGRAM)
+    return thresholds.judge_breakers([host.open_for for host in found]), {
+        "open breakers": len(found),
+        "images behind them": sum(host.images for host in found),
+        "hosts": [host.words for host in found] or None,
+    }
+
+
 def _scans(standing: _Standing) -> _Verdict:
     from cdn_pipeline.observe.standing import scans
 
@@ -137,6 +148,12 @@ _CHECKS = {
         f"No image (backfills and rollouts apart) has been due for more than {span(thresholds.OLDEST_DUE_WARNING)}; "
         f"an error after {span(thresholds.OLDEST_DUE_ERROR)}.\n\nOtherwise: is the sensor on, does a run hang, is "
         "Dagster's run queue full? `cdn-pipeline status` shows the queue and the runs.",
+    ),
+    "no_host_left_alone_for_long": _Check(
+        _breakers,
+        f"No host's breaker has been open for more than {span(thresholds.BREAKER_OPEN_WARNING)}.\n\nOtherwise: images "
+        "of the named hosts wait, untouched, and one at a time finds out whether the host answers again. Is it the "
+        "host, or this machine's way to it? The kind of failure says where to look.",
     ),
     "every_shard_was_scanned_within_a_day": _Check(
         _scans,

@@ -7,7 +7,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from cdn_pipeline.collections import BACKFILL_PRIORITY
-from cdn_pipeline.queue.due import IS_DUE, IS_SELECTED, Selection
+from cdn_pipeline.queue.due import IS_DUE, IS_SELECTED, JOIN_SHUT_HOSTS, Selection
 from cdn_pipeline.queue.states import JobStatus
 
 
@@ -19,7 +19,7 @@ class Demand:
     best_priority: int | None = None  # of `due`
     earliest_deadline: datetime | None = None  # of `due`
     bulk_due: int = 0
-    waiting: int = 0  # for a later attempt
+    waiting: int = 0  # for a later attempt, or for their host
     next_attempt_at: datetime | None = None  # of those that wait
 
 
@@ -27,7 +27,7 @@ def demand_by_shard(connection: sa.Connection, selection: Selection) -> Mapping[
     """The demand of every shard that has queued jobs for such a run.
 
     Retries count as waiting until the next of the five-minute marks, unless their deadline is near; a run that is there
-    anyhow takes them before.
+    anyhow takes them before. Jobs behind a breaker count as waiting until their host may be asked again.
     """
     rows = connection.execute(_DEMAND, selection.parameters).mappings()
     return {row["shard"]: Demand(**{name: row[name] for name in Demand.__slots__}) for row in rows}
@@ -49,7 +49,8 @@ _DEMAND = sa.text(f"""
     FROM (
         SELECT shard, priority, deadline, wanted_at, priority >= {BACKFILL_PRIORITY} AS is_bulk,
                {IS_DUE} AND wanted_at <= clock_timestamp() AS is_due
-        FROM cdn_image_jobs CROSS JOIN LATERAL (SELECT {_WANTED_AT} AS wanted_at) AS wanted
+        FROM cdn_image_jobs {JOIN_SHUT_HOSTS}
+        CROSS JOIN LATERAL (SELECT greatest({_WANTED_AT}, shut.retry_at) AS wanted_at) AS wanted
         WHERE status = '{JobStatus.QUEUED}' AND held_at IS NULL AND {IS_SELECTED}
     ) AS queued
     GROUP BY shard

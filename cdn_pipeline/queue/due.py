@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +23,13 @@ IS_SELECTED = """collection = :collection AND stage = ANY(:stages)
     AND priority < coalesce(CAST(:before_priority AS int), 11)
     AND (CAST(:owners AS text[]) IS NULL
          OR asset_id IN (SELECT id FROM cdn_image_assets WHERE owner_id = ANY(:owners)))"""
+
+
+# A job is behind a breaker while that of the host that its download asks first is open. It stays due, untouched. (In
+# SQL, `shut` is to be joined to the jobs; the host may be asked again at `shut.retry_at`.)
+JOIN_SHUT_HOSTS = f"""LEFT JOIN (
+    SELECT host AS shut_host, retry_at FROM cdn_hosts WHERE retry_at > clock_timestamp()
+) AS shut ON stage = '{Stage.DOWNLOAD}' AND host = shut_host"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,7 @@ class DueJob:
     media_id: str
     urls: tuple[str, ...]  # best rank first
     ranks: tuple[int, ...]  # of `urls`
+    host: str  # of the first of `urls`, by which breakers are known
     identity: str
     url_expires_at: datetime | None
     source_etag: str | None  # with `source_last_modified`: of the answer that the stored original came in
@@ -100,8 +108,11 @@ class DueJob:
     original_rank: int | None
     last_failure: FailureKind | None
     current_paths: frozenset[str]
+    claimed_at: datetime  # by the catalog's clock
     up_to_date: bool  # all sizes of the recipe are current, by its present version, from the stored original
     stored: tuple[StoredRendition, ...] = field(default=())
+    observed_at: datetime | None = None  # when the source was last seen to show this identity
+    taken_at: datetime | None = None
 
     def url_lives(self, now: datetime) -> timedelta | None:
         """How long the best source URL still answers, negative if it is dead; None if it has no expiry."""
@@ -128,6 +139,8 @@ _CLAIM = sa.text(f"""
         CROSS JOIN LATERAL (
             SELECT id, priority, deadline FROM cdn_image_jobs
             WHERE shard = wanted.shard AND {IS_DUE} AND {IS_SELECTED}
+              AND (stage <> '{Stage.DOWNLOAD}' OR host <> ALL(CAST(:leaving_out AS text[])) AND host NOT IN (
+                  SELECT host FROM cdn_hosts WHERE retry_at > clock_timestamp()))
             ORDER BY priority, deadline LIMIT :batch
             FOR UPDATE SKIP LOCKED
         ) AS due
@@ -152,11 +165,12 @@ _CLAIM = sa.text(f"""
         RETURNING a.*
     )
     SELECT claimed.id AS job_id, claimed.asset_id, claimed.shard, claimed.job_type, claimed.stage, claimed.recipe,
-           claimed.priority, claimed.deadline, claimed.force, claimed.retry_count, marked.owner_id, marked.source_type,
-           marked.source_id, marked.media_id, marked.source_url, marked.rank, marked.fallback_urls, marked.identity,
-           marked.url_expires_at, marked.source_etag, marked.source_last_modified, marked.original_sha256,
-           marked.original_identity, marked.original_rank, marked.failure_kind, renditions.current_paths,
-           renditions.fresh, renditions.stored
+           claimed.host, claimed.priority, claimed.deadline, claimed.force, claimed.retry_count, marked.owner_id,
+           marked.source_type, marked.source_id, marked.media_id, marked.source_url, marked.rank, marked.fallback_urls,
+           marked.identity, marked.url_expires_at, marked.source_etag, marked.source_last_modified,
+           marked.original_sha256, marked.original_identity, marked.original_rank, marked.failure_kind,
+           marked.observed_at, marked.taken_at, claimed.started_at AS claimed_at,
+           renditions.current_paths, renditions.fresh, renditions.stored
     FROM claimed JOIN marked ON marked.id = claimed.asset_id
     CROSS JOIN LATERAL (
         SELECT array_agg(path) FILTER (WHERE state = 'current') AS current_paths,
@@ -171,11 +185,19 @@ _CLAIM = sa.text(f"""
 
 
 def claim(
-    connection: sa.Connection, run: Run, selection: Selection, shards: Sequence[str], *, batch: int, total: int
+    connection: sa.Connection,
+    run: Run,
+    selection: Selection,
+    shards: Sequence[str],
+    *,
+    batch: int,
+    total: int,
+    leaving_out: Set[str] = frozenset(),
 ) -> list[DueJob]:
     """Leases the first `batch` due jobs of each shard, the first `total` of them, to the run.
 
-    First is who has the lower priority number, then the earlier deadline; the list is in no particular order.
+    First is who has the lower priority number, then the earlier deadline; the list is in no particular order. Jobs
+    behind a breaker are left alone, and so are downloads from the hosts `leaving_out`.
     """
     rows = connection.execute(
         _CLAIM,
@@ -184,6 +206,7 @@ def claim(
             "shards": list(shards),
             "batch": batch,
             "total": total,
+            "leaving_out": list(leaving_out),
             "run_id": run.run_id,
             "worker_id": run.worker_id,
             "lease": LEASE,
@@ -211,6 +234,7 @@ def _due_job(row: sa.RowMapping, recipe: Recipe) -> DueJob:
         media_id=row["media_id"],
         urls=(row["source_url"], *(fallback["url"] for fallback in fallbacks)),
         ranks=(row["rank"], *(fallback["rank"] for fallback in fallbacks)),
+        host=row["host"],
         identity=row["identity"],
         url_expires_at=row["url_expires_at"],
         source_etag=row["source_etag"],
@@ -220,8 +244,11 @@ def _due_job(row: sa.RowMapping, recipe: Recipe) -> DueJob:
         original_rank=row["original_rank"],
         last_failure=FailureKind(row["failure_kind"]) if row["failure_kind"] else None,
         current_paths=frozenset(row["current_paths"] or ()),
+        claimed_at=row["claimed_at"],
         up_to_date=row["fresh"] == len(recipe.sizes),
         stored=tuple(StoredRendition(**rendition) for rendition in row["stored"] or ()),
+        observed_at=row["observed_at"],
+        taken_at=row["taken_at"],
     )
 
 
@@ -229,15 +256,15 @@ def _due_job(row: sa.RowMapping, recipe: Recipe) -> DueJob:
 class Outlook:
     """What is left in a shard that had nothing to claim."""
 
-    due: int
+    due: int  # and not behind a breaker
     held_by_others: int
-    next_attempt_in: timedelta | None  # of a retry that a run waits for
+    next_attempt_in: timedelta | None  # of a retry that a run waits for, or of a job whose breaker half-opens soon
 
 
 def outlook(
     connection: sa.Connection, run: Run, selection: Selection, shards: Sequence[str], *, horizon: timedelta
 ) -> dict[str, Outlook]:
-    """For each shard: jobs due now, jobs that other runs hold, and the next retry within the horizon."""
+    """For each shard: jobs due now, jobs that other runs hold, and the next attempt within the horizon."""
     rows = connection.execute(
         _OUTLOOK,
         {**selection.parameters, "shards": list(shards), "run_id": run.run_id, "horizon": horizon},
@@ -253,11 +280,12 @@ _OUTLOOK = sa.text(f"""
     SELECT shard, sum(due) AS due, sum(held) AS held_by_others,
            min(next_attempt_at) - clock_timestamp() AS next_attempt_in
     FROM (
-        SELECT shard, count(*) FILTER (WHERE {IS_DUE}) AS due, 0 AS held,
-               min(next_attempt_at) FILTER (WHERE next_attempt_at > clock_timestamp()) AS next_attempt_at
-        FROM cdn_image_jobs
+        SELECT shard, count(*) FILTER (WHERE {IS_DUE} AND shut_host IS NULL) AS due, 0 AS held,
+               min(attempt_at) FILTER (WHERE attempt_at > clock_timestamp()) AS next_attempt_at
+        FROM cdn_image_jobs {JOIN_SHUT_HOSTS}
+        CROSS JOIN LATERAL (SELECT greatest(next_attempt_at, shut.retry_at) AS attempt_at) AS attempt
         WHERE shard = ANY(:shards) AND status = '{JobStatus.QUEUED}' AND held_at IS NULL AND {IS_SELECTED}
-          AND next_attempt_at <= clock_timestamp() + :horizon
+          AND attempt_at <= clock_timestamp() + :horizon
         GROUP BY shard
         UNION ALL
         SELECT shard, 0, count(*), NULL

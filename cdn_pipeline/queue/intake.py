@@ -11,6 +11,7 @@ from cdn_pipeline.collections import REENCODE_PRIORITY, Collection
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.media.recipes import Recipe
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, JobType, Stage
+from cdn_pipeline.queue.tombstones import Candidate, kept_out
 from cdn_pipeline.sources.discovery import Change, ImageKey, KnownImage, Sighting
 from cdn_pipeline.sources.instagram import SourceUrl
 
@@ -87,11 +88,17 @@ def _to_json(url: SourceUrl) -> dict[str, Any]:
     return {"url": url.url, "identity": url.identity, "rank": url.rank, "expires_at": expires_at}
 
 
+_TO_WRITE = frozenset({Change.NEW, Change.CHANGED, Change.RESIGNED})
+
+
 def record(connection: sa.Connection, collection: Collection, sightings: Sequence[Sighting]) -> int:
     """Writes new and changed images and URLs signed again, and opens their jobs; returns how many jobs opened.
 
-    Running it twice, or in two runs at once, changes nothing more.
+    Running it twice, or in two runs at once, changes nothing more. What a tombstone keeps out is left out.
     """
+    to_write = [sighting for sighting in sightings if sighting.change in _TO_WRITE]
+    erased = kept_out(connection, collection, [Candidate.of(sighting.reference) for sighting in to_write])
+    sightings = [sighting for sighting in to_write if sighting.reference.key not in erased]
     new = [sighting for sighting in sightings if sighting.change is Change.NEW]
     moved = [sighting for sighting in sightings if sighting.change in (Change.CHANGED, Change.RESIGNED)]
     opened = 0

@@ -4,14 +4,19 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 
 from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.queue.erasures import note_late_objects
 from cdn_pipeline.queue.leases import BUSY_IN_HAND, Run, back_to_download
+from cdn_pipeline.queue.references import lock_references, removals
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, Stage
+
+_REMOVAL_TAKES = timedelta(minutes=1)  # of a batch, seconds
 
 
 class Verdict(StrEnum):
@@ -84,6 +89,7 @@ class Outcome:
     source_url: str  # the best one when the job was claimed
     failure: FailureKind | None = None
     detail: str = ""
+    untouched: bool = False  # released because of its host: the run counts it as if it had not been claimed
     retry_in_seconds: float = 0.0
     original: StoredOriginal | None = None
     renditions: tuple[NewRendition, ...] = ()
@@ -93,28 +99,64 @@ class Outcome:
     total_ms: int = 0
     bytes_in: int | None = None
     bytes_out: int | None = None
+    claimed_at: datetime | None = None  # before anything was put into the stores; None: nobody knows
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """What the attempt put into the stores: the SHA-256 of its original, the paths of its renditions."""
+        originals = (self.original.sha256,) if self.original else ()
+        return (*originals, *(rendition.path for rendition in self.renditions))
 
 
 def settle(connection: sa.Connection, run: Run, outcomes: Sequence[Outcome]) -> set[uuid.UUID]:
     """Writes outcomes of jobs that the run still holds; returns the ids of those jobs.
 
-    An outcome whose lease was lost is dropped: whoever holds the job now writes its own. All sizes of an image become
+    An outcome whose lease was lost is dropped: whoever holds the job now writes its own; if its image was erased, what
+    it has stored is noted for the erasure. All sizes of an image become
     current together, in the caller's transaction. If the image's identity changed while it was in hand, the job stays
     open for the new one, and the picture is published all the same if nothing is visible (an older picture beats none).
     If something is, it stays: it may be the very picture that the image shows again. The job also stays open for a
     better rank, and for a fresh URL when the outcome would have been to wait for one.
 
     A rollout that fails is no failure of the image: it was completed before, so it is completed again.
+
+    An attempt that put something which clean-up may have removed since is as good as never made: its job is due again,
+    and not among those returned.
     """
     if not outcomes:
         return set()
+    stored = {outcome.job_id: outcome.objects for outcome in outcomes}
+    overtaken = _overtaken(connection, outcomes)
+    outcomes = [_made_anew(outcome) if outcome.job_id in overtaken else outcome for outcome in outcomes]
     # A run that slept through its lease may have claimed the same job again: the later outcome counts.
     latest = {outcome.job_id: outcome for outcome in outcomes}
     rows = json.dumps([_row(outcome) for outcome in latest.values()])
     held = {row.job_id: row.outdated for row in connection.execute(_SETTLE, {"rows": rows, "run_id": run.run_id})}
     _settle_renditions(connection, [outcome for job_id, outcome in latest.items() if held.get(job_id) is False])
     _settle_outdated(connection, [outcome for job_id, outcome in latest.items() if held.get(job_id) is True])
-    return set(held)
+    note_late_objects(connection, {job_id: stored[job_id] for job_id in stored.keys() - held.keys()})
+    return set(held) - overtaken
+
+
+def _overtaken(connection: sa.Connection, outcomes: Sequence[Outcome]) -> set[uuid.UUID]:
+    """Jobs of which an outcome put something that may have been removed since. `references` explains."""
+    put = [reference for outcome in outcomes for reference in outcome.objects]
+    if not put:
+        return set()
+    lock_references(connection)
+    removed = removals(connection, put)
+    return {outcome.job_id for outcome in outcomes if removed.overtake(outcome.objects, outcome.claimed_at)}
+
+
+def _made_anew(outcome: Outcome) -> Outcome:
+    return replace(
+        outcome,
+        verdict=Verdict.RELEASED,
+        stage=Stage.DOWNLOAD if outcome.original else Stage.ENCODE,
+        retry_in_seconds=_REMOVAL_TAKES.total_seconds(),
+        original=None,
+        renditions=(),
+    )
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Opens jobs because an operator or a rollout asks for it, not because a source changed."""
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,10 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from cdn_pipeline.collections import BACKFILL_PRIORITY, REENCODE_PRIORITY, Collection
+from cdn_pipeline.collections import BACKFILL_PRIORITY, REENCODE_PRIORITY, SHARDS, Collection
 from cdn_pipeline.media.recipes import Recipe
 from cdn_pipeline.queue.intake import IS_OPEN, JOB_COLUMNS, job_defaults
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, JobType, Stage
+
+REPAIR_PRIORITY = 2  # as avatars: somebody sees a broken picture
 
 
 def open_jobs_again(
@@ -38,6 +41,30 @@ def open_jobs_again(
         "priority": REENCODE_PRIORITY if from_originals else BACKFILL_PRIORITY,
     }
     return connection.execute(_REOPEN_FROM_ORIGINALS if from_originals else _REOPEN_FROM_SOURCE, values).rowcount
+
+
+def open_repair_jobs(
+    connection: sa.Connection,
+    collection: Collection,
+    recipe: Recipe,
+    asset_ids: Sequence[uuid.UUID],
+    stage: Stage,
+) -> set[uuid.UUID]:
+    """Opens jobs that put back what the stores have lost of these images; returns the images that get one.
+
+    At stage encode from their originals, if those are of the present picture; at stage download from their URLs, if
+    those live. An image that has an open job is left to it.
+    """
+    values = {
+        **_wanted(collection, recipe, SHARDS, None),
+        "asset_ids": list(asset_ids),
+        "rollout": None if recipe == collection.recipe else recipe.name,
+        "force": True,
+        "priority": REPAIR_PRIORITY,
+        "stage": stage,
+    }
+    repair = _REPAIR_FROM_ORIGINALS if stage is Stage.ENCODE else _REPAIR_FROM_SOURCE
+    return set(connection.scalars(repair, values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +208,21 @@ _REOPEN_FROM_ORIGINALS = _reopen(f"{_HAS_ENDED} AND {_HAS_ORIGINAL} AND (:force 
 
 _REOPEN_FROM_SOURCE = _reopen(f"""{_HAS_ENDED} AND (:force OR {LACKS_RENDITIONS})
     AND (a.processing_status = '{ImageStatus.FAILED}' OR coalesce(a.url_expires_at > clock_timestamp(), true))""")
+
+_OF_THESE = f"a.id = ANY(:asset_ids) AND {_HAS_ENDED}"
+
+
+def _telling(reopen: sa.TextClause) -> sa.TextClause:
+    return sa.text(f"{reopen.text} RETURNING asset_id")
+
+
+# Other recipes are made of completed images only: `outcomes` relies on it.
+_REPAIR_FROM_ORIGINALS = _telling(
+    _reopen(f"""{_OF_THESE} AND {_HAS_ORIGINAL}
+        AND (CAST(:rollout AS text) IS NULL OR a.processing_status = '{ImageStatus.COMPLETED}')""")
+)
+
+_REPAIR_FROM_SOURCE = _telling(_reopen(f"{_OF_THESE} AND coalesce(a.url_expires_at > clock_timestamp(), true)"))
 
 _OPEN_ROLLOUT_JOBS = _reopen(f"""a.processing_status = '{ImageStatus.COMPLETED}' AND {_HAS_ORIGINAL}
     AND {LACKS_RENDITIONS} AND NOT {HAS_FAILED_ROLLOUT}""")

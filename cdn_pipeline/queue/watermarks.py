@@ -37,6 +37,12 @@ def advance_watermarks(
     )
 
 
+def forget_watermarks(connection: sa.Connection, collection: Collection) -> None:
+    """The next look at the source reads every row."""
+    query = sa.text("DELETE FROM cdn_source_watermarks WHERE collection = :collection")
+    connection.execute(query, {"collection": collection.name})
+
+
 # In the order of shards, so that two that advance the same ones do not wait for each other.
 _LATER = """(excluded.scanned_at > known.scanned_at
     OR known.scanned_at > excluded.scanned_at + interval '1 hour')"""

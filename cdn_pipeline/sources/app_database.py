@@ -4,7 +4,6 @@ The owner of an Instagram image is its profile, and the top six bits of the prof
 shards is one range scan of the primary key.
 """
 
-import json
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -16,41 +15,64 @@ from typing import Any
 import sqlalchemy as sa
 
 from cdn_pipeline.collections import SHARD_COUNT
+from cdn_pipeline.sources.carousel import MAX_TEXT, read_children
 from cdn_pipeline.sources.discovery import ImageKey, ImageReference
-from cdn_pipeline.sources.instagram import SourceUrl, media_key, parse
+from cdn_pipeline.sources.instagram import MAX_URL_LENGTH, SourceUrl, media_key, parse
 
 LATEST_POSTS = 12
 PROFILES_PER_BATCH = 250  # × (1 avatar + 12 posts + carousels) ≈ 4,000 references in memory
 
 _SHARD_SHIFT = 128 - (SHARD_COUNT - 1).bit_length()
 
-_PROFILES = sa.text("""
-    SELECT id, profile_pic_url, profile_pic_url_hd, updated_at FROM profiles
-    WHERE id > :after AND id <= :last ORDER BY id LIMIT :batch
+_MAX_WORDS = 300  # characters of a sample: it goes into Dagster's storage
+
+
+# One row must not cost its batch. So the database bounds what a row may say, before psycopg reads it: Python knows no
+# time outside the years 1 to 9999, and its JSON neither numbers of more than 4,300 digits nor 1,000 levels.
+def _bounded(column: str, length: int = MAX_URL_LENGTH + 1) -> str:
+    """SQL for a column as text, cut off where it is too long to be used anyway."""
+    return f"left(CAST({column} AS text), {length}) AS {column}"
+
+
+# A row of the future was observed now: nothing later would ever count against it. `least` passes over NULL.
+_OBSERVED_AT = "greatest(least(updated_at, clock_timestamp()), TIMESTAMPTZ '0001-01-02') AS updated_at"
+_TAKEN_AT = "CASE WHEN taken_at BETWEEN '0001-01-02' AND '9999-12-30' THEN taken_at END AS taken_at"
+
+_PROFILE = f"id, {_bounded('profile_pic_url')}, {_bounded('profile_pic_url_hd')}, {_OBSERVED_AT}"
+
+_PROFILES = sa.text(f"""
+    SELECT {_PROFILE} FROM profiles WHERE id > :after AND id <= :last ORDER BY id LIMIT :batch
 """)
 
-_FIRST_PROFILE = sa.text("""
-    SELECT id, profile_pic_url, profile_pic_url_hd, updated_at FROM profiles
-    WHERE id >= :after AND id <= :last ORDER BY id LIMIT :batch
+_FIRST_PROFILE = sa.text(f"""
+    SELECT {_PROFILE} FROM profiles WHERE id >= :after AND id <= :last ORDER BY id LIMIT :batch
 """)
 
-_THESE_PROFILES = sa.text("""
-    SELECT id, profile_pic_url, profile_pic_url_hd, updated_at FROM profiles
-    WHERE id = ANY(CAST(:profile_ids AS uuid[])) ORDER BY id
+_THESE_PROFILES = sa.text(f"""
+    SELECT {_PROFILE} FROM profiles WHERE id = ANY(CAST(:profile_ids AS uuid[])) ORDER BY id
+""")
+
+_USERNAMES = sa.text(f"""
+    SELECT id, {_bounded("username")} FROM profiles
+    WHERE id = ANY(CAST(:profile_ids AS uuid[])) AND username ~ '[^[:space:]]'
 """)
 
 _POST = "id, profile_id, media_id, display_url, thumbnail_src, sidecar_children, taken_at, updated_at"
+_BOUNDED_POST = f"""
+    id, profile_id, {_bounded("media_id")}, {_bounded("display_url")}, {_bounded("thumbnail_src")},
+    {_bounded("sidecar_children", MAX_TEXT + 1)}, {_TAKEN_AT}, {_OBSERVED_AT}
+"""
 
 # Two branches, because an index on (profile_id, taken_at) read backwards gives NULLs first: with NULLS LAST in one
 # query Postgres would sort all posts of a profile to find twelve.
 _LATEST_POSTS = sa.text(f"""
-    SELECT latest.* FROM unnest(CAST(:profile_ids AS uuid[])) AS wanted(id)
+    SELECT {_BOUNDED_POST} FROM unnest(CAST(:profile_ids AS uuid[])) AS wanted(profile)
     CROSS JOIN LATERAL (
         SELECT * FROM (
-            (SELECT {_POST} FROM posts WHERE profile_id = wanted.id AND taken_at IS NOT NULL
+            (SELECT {_POST} FROM posts WHERE profile_id = wanted.profile AND taken_at IS NOT NULL
              ORDER BY taken_at DESC LIMIT :posts)
             UNION ALL
-            (SELECT {_POST} FROM posts WHERE profile_id = wanted.id AND taken_at IS NULL LIMIT :posts)
+            (SELECT {_POST} FROM posts WHERE profile_id = wanted.profile AND taken_at IS NULL LIMIT :posts)
         ) AS dated_first ORDER BY taken_at DESC NULLS LAST, id LIMIT :posts
     ) AS latest
 """)
@@ -137,6 +159,17 @@ def read_profiles(engine: sa.Engine, profile_ids: Sequence[uuid.UUID]) -> Source
         return _with_posts(connection, profiles)
 
 
+def read_usernames(engine: sa.Engine, profile_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """The user names of these profiles; those that are no longer there, or have none, are left out.
+
+    Raises:
+        SourceSchemaError: there is no such table or column.
+    """
+    with reading(engine) as connection:
+        rows = connection.execute(_USERNAMES, {"profile_ids": list(profile_ids)})
+        return {row.id: row.username.strip() for row in rows}
+
+
 def _with_posts(connection: sa.Connection, profiles: Sequence[Any]) -> SourceBatch:
     batch = SourceBatch()
     by_profile: dict[uuid.UUID, list[Any]] = {row["id"]: [] for row in profiles}
@@ -179,7 +212,11 @@ class _Reader:
             taken_at=post["taken_at"],
         )
         own = {url.identity for url in urls}
-        for child in self._children(post):
+        children = read_children(post["sidecar_children"])
+        if children.problem:
+            kind, words = children.problem
+            self._problem(kind, f"posts {source_id} {words}")
+        for child in children.nodes:
             self._read_child(post, child, own)
 
     def _read_child(self, post: Any, child: Mapping[str, Any], own: Set[str]) -> None:
@@ -200,20 +237,6 @@ class _Reader:
             taken_at=post["taken_at"],
         )
 
-    def _children(self, post: Any) -> list[dict[str, Any]]:
-        children = post["sidecar_children"]
-        if isinstance(children, str):  # a view may hand JSON over as text
-            try:
-                children = json.loads(children)
-            except (ValueError, RecursionError):
-                self._problem("bad_sidecar_children", f"posts {post['id']} has sidecar_children that are no JSON")
-                return []
-        nodes = _nodes(children)
-        good = [node for node in nodes if isinstance(node, dict)]
-        if len(good) < len(nodes):
-            self._problem("bad_sidecar_children", f"posts {post['id']} has sidecar_children that are no nodes")
-        return good
-
     def _urls(self, table: str, row: Any, *columns: str) -> list[SourceUrl]:
         return self._parse_all([row[column] for column in columns], f"{table} {row['id']}")
 
@@ -232,7 +255,7 @@ class _Reader:
         self,
         key: ImageKey,
         urls: Sequence[SourceUrl],
-        observed_at: datetime | None,
+        observed_at: datetime,
         *,
         missing: str,
         taken_at: datetime | None = None,
@@ -247,7 +270,7 @@ class _Reader:
                 shard=self._shard,
                 taken_at=taken_at and _utc(taken_at),
                 candidates=tuple(urls),
-                observed_at=_utc(observed_at) if observed_at else datetime.now(UTC),
+                observed_at=observed_at,
             )
         )
 
@@ -257,21 +280,8 @@ class _Reader:
 
     def _problem(self, kind: str, words: str) -> None:
         self.batch.problems[self._shard, kind] += 1
-        self.batch.samples.append((self._shard, words))
-
-
-def _nodes(children: Any) -> Sequence[Any]:
-    """The children of a carousel; what is no list of nodes counts as one that is none."""
-    if isinstance(children, dict):
-        edges = children.get("edges")
-        if isinstance(edges, dict):  # some proxies turn arrays into objects
-            edges = list(edges.values())
-        if isinstance(edges, list):
-            edges = [edge.get("node") if isinstance(edge, dict) else edge for edge in edges]
-        children = edges
-    if children is None:
-        return []
-    return children if isinstance(children, list) else [children]
+        printable = "".join(character for character in words if character.isprintable())
+        self.batch.samples.append((self._shard, printable[:_MAX_WORDS]))
 
 
 def _utc(moment: datetime) -> datetime:

@@ -44,7 +44,7 @@ _MEDIA_PK = re.compile(rb"[0-9]{1,64}")  # 19 digits for most media, 36 for some
 
 # Eight digits at least, so that another site's `oe` is not taken for an expiry.
 _EXPIRY = re.compile("[0-9A-Fa-f]{8,16}")
-_LAST_EXPIRY = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
+_LAST_EXPIRY = int(datetime(9999, 12, 30, tzinfo=UTC).timestamp())  # a day later it is the year 10000 further east
 
 # The look-behind keeps a long run of backslashes from taking quadratic time.
 _UNICODE_ESCAPE = re.compile(r"(?<!\\)\\+u([0-9A-Fa-f]{4})")

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,12 +14,13 @@ from typing import TYPE_CHECKING, TypeVar
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore
 
-from cdn_pipeline.store.objects import MANIFESTS, ObjectMissing, ObjectStore, StoreUnavailable
+from cdn_pipeline.store.objects import MANIFESTS, ListedObject, ObjectMissing, ObjectStore, StoreUnavailable
 
 if TYPE_CHECKING:
     from obstore import Attributes
 
 _THREADS = 4
+_TEMPORARY = re.compile(r".+#\d+")
 
 _T = TypeVar("_T")
 
@@ -48,16 +51,41 @@ class FolderStore(ObjectStore):
         except ObjectMissing:
             return False
 
-    async def _put_and_compare(self, key: str, data: bytes, attributes: "Attributes", *, expect_present: bool) -> bool:
+    async def remove_temporary(self, before: datetime, *, dry_run: bool = False) -> Sequence[ListedObject]:
+        """Also the files of writers that were killed before they gave them their names."""
+        return [
+            *await super().remove_temporary(before, dry_run=dry_run),
+            *await self._in_thread(self._remove_unnamed, before, dry_run),
+        ]
+
+    def _remove_unnamed(self, before: datetime, dry_run: bool) -> Sequence[ListedObject]:
+        left = []
+        with self._translated("clean", ""):
+            for file in self._folder.rglob("*#*"):
+                with suppress(FileNotFoundError):  # it has got its name meanwhile
+                    found = _listed(file, self._folder)
+                    if not _TEMPORARY.fullmatch(file.name) or found.last_modified >= before:
+                        continue
+                    if not dry_run:
+                        file.unlink()
+                    left.append(found)
+        return left
+
+    async def _put_and_compare(
+        self, key: str, data: bytes, attributes: "Attributes", *, expect_present: bool, renew: bool
+    ) -> bool:
         with self._translated("put", key):
-            return await self._in_thread(self._put_and_read_back, key, data, attributes)
+            return await self._in_thread(self._put_and_read_back, key, data, attributes, renew)
 
     async def _create(self, key: str, data: bytes, attributes: "Attributes") -> None:
         await self._in_thread(self._create_now, key, data, attributes)
 
-    def _put_and_read_back(self, key: str, data: bytes, attributes: "Attributes") -> bool:
-        with suppress(AlreadyExistsError):
+    def _put_and_read_back(self, key: str, data: bytes, attributes: "Attributes", renew: bool) -> bool:
+        try:
             self._create_now(key, data, attributes)
+        except AlreadyExistsError:
+            if renew:
+                self._replace_now(key, data, attributes)
         try:
             return self._files.get(key).bytes().to_bytes() == data
         except FileNotFoundError:
@@ -68,6 +96,10 @@ class FolderStore(ObjectStore):
             raise AlreadyExistsError(key)
         self._files.put(_manifest(key), json.dumps(attributes).encode())
         self._files.put(key, data, mode="create")
+
+    def _replace_now(self, key: str, data: bytes, attributes: "Attributes") -> None:
+        self._files.put(_manifest(key), json.dumps(attributes).encode())
+        self._files.put(key, data, mode="overwrite")
 
     async def _described(self, key: str, attributes: "Attributes") -> "Attributes":
         try:
@@ -95,6 +127,13 @@ class FolderStore(ObjectStore):
 
 def _manifest(key: str) -> str:
     return f"{MANIFESTS}/{key}.json"
+
+
+def _listed(file: Path, folder: Path) -> ListedObject:
+    found = file.stat()
+    return ListedObject(
+        file.relative_to(folder).as_posix(), found.st_size, datetime.fromtimestamp(found.st_mtime, tz=UTC)
+    )
 
 
 def _remove_temporary_files(file: Path) -> None:

@@ -2,10 +2,10 @@
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential, S3CredentialProvider
 
 CACHE_CONTROL = "public, max-age=31536000, immutable"
+_YEAR_DAYS = 365
 REQUEST_TIMEOUT = timedelta(seconds=20)  # an image has 60 s; a stuck request and its last retry end within 40
 
 _CONNECT_TIMEOUT = timedelta(seconds=5)
@@ -29,6 +30,7 @@ _RETRY: "RetryConfig" = {
     "backoff": {"init_backoff": timedelta(milliseconds=250), "max_backoff": timedelta(seconds=2), "base": 2},
 }
 MANIFESTS = ".meta"  # what a folder store keeps beside its objects; no listing shows it
+_CHECKS = ".check"
 _METADATA_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # they travel as header names, which come back in lower case
 _METADATA_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")  # printable ASCII; HTTP strips blanks at the ends
 _RESERVED_NAMES = frozenset({"content-type", "cache-control"})
@@ -55,6 +57,25 @@ class ObjectHead:
     content_type: str | None = None
     cache_control: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """What a listing says of an object; `last_modified` by the store's clock."""
+
+    key: str
+    size: int
+    last_modified: datetime
+
+
+def cache_control(browser_days: int) -> str:
+    """The header of renditions that browsers may keep for so many days, and the CDN for a year.
+
+    Nobody can purge a browser: what was erased lives on there for that long.
+    """
+    if browser_days >= _YEAR_DAYS:
+        return CACHE_CONTROL
+    return f"public, max-age={browser_days * 86400}, s-maxage=31536000, immutable"
 
 
 class ObjectStore:
@@ -138,11 +159,12 @@ class ObjectStore:
         cache_control: str | None = None,
         metadata: Mapping[str, str] | None = None,
         expect_present: bool = False,
+        renew: bool = False,
     ) -> None:
         """Makes sure that the object is in the store, whole; putting it again changes nothing.
 
         For keys that name the hash of their object: whatever else lies there is damaged, and is replaced. Arguments as
-        for `put_new`; the metadata is that of the first put.
+        for `put_new`; the metadata is that of the first put, or with `renew` that of this one.
 
         Raises:
             ValueError: the metadata does not fit into headers.
@@ -150,7 +172,7 @@ class ObjectStore:
         """
         attributes = attributes_of(content_type, cache_control, metadata or {})
         for _ in range(2):
-            if await self._put_and_compare(key, data, attributes, expect_present=expect_present):
+            if await self._put_and_compare(key, data, attributes, expect_present=expect_present, renew=renew):
                 return
             await self.delete(key)  # it would refuse every later put
         raise StoreUnavailable(f"{self.url} does not keep {key} as it was put: check the store")
@@ -207,12 +229,31 @@ class ObjectStore:
                 self._require_bucket("delete", key, error)
 
     async def list(self, prefix: str = "") -> AsyncIterator[str]:
-        """The keys below a prefix of whole path segments (`th/ig` has no `th/igloo`), in no particular order."""
+        """The keys below a prefix of whole path segments (`th/ig` has no `th/igloo`), in no particular order.
+
+        But those of one folder, and of the folders in it, come one after the other.
+        """
+        async for page in self.pages(prefix):
+            for listed in page:
+                yield listed.key
+
+    async def pages(self, prefix: str = "") -> AsyncIterator[Sequence[ListedObject]]:
+        """The objects below a prefix, as `list` has them, in pages of at most 1,000: one request each on S3."""
         with self._translated("list", prefix):
             async for chunk in self._store.list(prefix or None, chunk_size=1000):
-                for meta in chunk:
-                    if not meta["path"].startswith(f"{MANIFESTS}/"):
-                        yield meta["path"]
+                yield [
+                    ListedObject(meta["path"], meta["size"], meta["last_modified"])
+                    for meta in chunk
+                    if not meta["path"].startswith(f"{MANIFESTS}/")
+                ]
+
+    async def remove_temporary(self, before: datetime, *, dry_run: bool = False) -> Sequence[ListedObject]:
+        """Removes what killed processes have left here, last changed before then; returns it."""
+        pages = [page async for page in self.pages(_CHECKS)]
+        left = [listed for page in pages for listed in page if listed.last_modified < before]
+        for listed in [] if dry_run else left:
+            await self.delete(listed.key)
+        return left
 
     async def check(self) -> None:
         """Puts, verifies, reads and deletes a small object: proves address, credentials and permissions.
@@ -220,7 +261,7 @@ class ObjectStore:
         Raises:
             StoreUnavailable: one of them fails; the message says what to do.
         """
-        key, data, metadata = f".check/{uuid4().hex}", uuid4().bytes, {"purpose": "check"}
+        key, data, metadata = f"{_CHECKS}/{uuid4().hex}", uuid4().bytes, {"purpose": "check"}
         await self.put_new(key, data, content_type="application/octet-stream", metadata=metadata)
         head = await self.head(key)
         intact = head is not None and head.metadata == metadata and await self.stored(key, data)
@@ -240,8 +281,13 @@ class ObjectStore:
                 raise self._unavailable("put", key, error) from error
         return True
 
-    async def _put_and_compare(self, key: str, data: bytes, attributes: "Attributes", *, expect_present: bool) -> bool:
-        await self._put_new(key, data, attributes, expect_present=expect_present)
+    async def _put_and_compare(
+        self, key: str, data: bytes, attributes: "Attributes", *, expect_present: bool, renew: bool
+    ) -> bool:
+        is_new = await self._put_new(key, data, attributes, expect_present=expect_present)
+        if renew and not is_new:
+            with self._translated("put", key):
+                await self._store.put_async(key, data, attributes=attributes, mode="overwrite")
         return await self.stored(key, data)
 
     async def _create(self, key: str, data: bytes, attributes: "Attributes") -> None:

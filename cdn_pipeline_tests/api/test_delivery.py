@@ -60,6 +60,21 @@ def test_a_rendition_is_served_whole_and_for_ever(client: httpx.Client) -> None:
     assert response.headers["access-control-allow-origin"] == "*"
 
 
+def test_browsers_may_be_told_to_forget_earlier_than_the_cdn(tmp_path: Path) -> None:
+    file = tmp_path / "objects" / PATH.lstrip("/")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(BODY)
+    settings = Settings(
+        _env_file=None,  # type: ignore[call-arg]
+        object_store_url=(tmp_path / "objects").as_uri(),
+        originals_store_url=(tmp_path / "originals").as_uri(),
+        browser_cache_days=7,
+    )
+    with served(settings) as client:
+        header = client.get(PATH).headers["cache-control"]
+    assert header == "public, max-age=604800, s-maxage=31536000, immutable"
+
+
 def test_the_etag_saves_the_second_transfer(client: httpx.Client) -> None:
     etag = client.get(PATH).headers["etag"]
     response = client.get(PATH, headers={"If-None-Match": etag})

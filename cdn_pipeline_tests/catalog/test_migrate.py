@@ -247,7 +247,7 @@ def test_values_outside_the_contract_are_refused(catalog: sa.Engine, table: str,
             connection.execute(sa.text(f"UPDATE {table} SET {column} = {value}"))
 
 
-def test_an_image_takes_its_jobs_and_renditions_along(catalog: sa.Engine) -> None:
+def test_an_image_takes_its_renditions_along(catalog: sa.Engine) -> None:
     with catalog.connect() as connection:
         add_image(connection, ("256", "webp", "current"))
         connection.execute(sa.delete(image_assets))

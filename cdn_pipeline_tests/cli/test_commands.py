@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from cdn_pipeline.cli import app
+from cdn_pipeline.demo.processes import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,7 @@ def test_the_help_imports_neither_dagster_nor_a_database() -> None:
 
 def test_half_a_configuration_is_refused_with_the_names_of_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("R2_BUCKET_NAME", "renditions")
-    result = CliRunner().invoke(app, ["serve"])
+    result = CliRunner().invoke(app, ["serve", "--port", str(free_port(8000))])
     assert result.exit_code == 2
     for name in ("R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "R2_ENDPOINT_URL", "ORIGINALS_STORE_URL"):
         assert name in result.output

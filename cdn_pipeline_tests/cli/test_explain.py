@@ -149,6 +149,8 @@ def test_many_jobs_are_told_in_full_only_if_asked_for(invoke: Invoke, connection
         see(connection, reference(source_url(picture=str(number)), age=timedelta(hours=9 - number)))
         publish(connection, content=str(number), sha256=str(number))
     assert "and 2 earlier ones: --verbose" in story_of(invoke, connection)
+    connection.execute(sa.text("UPDATE cdn_image_jobs SET archived_at = now()"))
+    assert "and 7 earlier ones: --verbose" in story_of(invoke, connection)
     assert story_of(invoke, connection, "--verbose").count("priority 2, 1 attempt") == 7
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue.outcomes import Verdict, settle
 from cdn_pipeline_tests.cli.conftest import Invoke
-from cdn_pipeline_tests.queue.catalogs import RUN, outcome, publish, reference, register, see, take
+from cdn_pipeline_tests.queue.catalogs import RUN, outcome, publish, reference, register, see, source_url, take
 
 
 def fill(connection: sa.Connection) -> None:
@@ -115,3 +115,33 @@ def test_programs_get_the_same_as_json(invoke: Invoke, connection: sa.Connection
     assert facts["oldest_due"]["age"] < timedelta(hours=1).total_seconds()
     assert facts["rollouts"][0]["recipe"] == "avif_thumbnails"
     assert facts["runs"][0]["lives"] is True
+
+
+def test_images_that_wait_for_a_url_are_told_with_who_is_asked_for_one(
+    invoke: Invoke, connection: sa.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    see(connection, reference(source_url(lives=timedelta(days=-3))))
+    assert "1 image waiting for one; no provider configured" in invoke("status").output
+    monkeypatch.setenv("DECODO_AUTH_TOKEN", "token")
+    connection.execute(
+        sa.text("INSERT INTO cdn_provider_usage (provider, day, requests, answered) VALUES ('decodo', now(), 1200, 7)")
+    )
+    assert "1 image waiting for one; today 7 of 1,200 requests answered" in invoke("status").output
+    connection.execute(sa.text("UPDATE cdn_provider_usage SET refused = 'Decodo refuses our credentials'"))
+    assert "Decodo refuses our credentials" in invoke("status").output
+    fresh_urls = json.loads(invoke("status", "--json").output)["fresh_urls"]
+    assert (fresh_urls["waiting"], fresh_urls["asked_today"], fresh_urls["answered_today"]) == (1, 1200, 7)
+
+
+def test_a_host_that_is_left_alone_is_shown_with_what_waits_for_it(invoke: Invoke, connection: sa.Connection) -> None:
+    see(connection, reference())
+    connection.execute(
+        sa.text("""
+            INSERT INTO cdn_hosts (host, failures, failure_kind, opened_at, retry_at)
+            VALUES ('cdn.example', 8, 'download_timeout', now() - interval '6 minutes', now() + interval '1 hour')""")
+    )
+    result = invoke("status")
+    assert result.exit_code == 1
+    assert result.output.startswith("Degraded: hosts with an open breaker: 1, 1 of them for more than 5 min")
+    [line] = [line for line in result.output.splitlines() if line.strip().startswith("cdn.example ") and "ago" in line]
+    assert line.split() == ["cdn.example", "6", "min", "ago", "in", "59", "min", "download_timeout", "1"]

@@ -1,6 +1,8 @@
 """What the workers do in test_pool: a module of its own, as light as theirs."""
 
+import ctypes
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -64,6 +66,32 @@ def leave() -> None:
 
 def vanish() -> None:
     os._exit(0)
+
+
+def crash() -> None:
+    """What a bug in a C library does."""
+    ctypes.string_at(0)
+
+
+def crash_over(*_: object) -> None:
+    """A decoder's bug, whatever it is given."""
+    crash()
+
+
+def decode_for_ever(*_: object) -> None:
+    """A decoder without an end, whatever it is given."""
+    hold_the_interpreter()
+
+
+def burn(cpu_seconds: float) -> int:
+    end = time.process_time() + cpu_seconds
+    while time.process_time() < end:
+        pass
+    return os.getpid()
+
+
+def core_limit() -> tuple[int, int]:
+    return resource.getrlimit(resource.RLIMIT_CORE)
 
 
 def allocate(size: int) -> int:

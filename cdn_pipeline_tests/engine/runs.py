@@ -120,6 +120,7 @@ def objects_in(url: str) -> dict[str, bytes]:
 
 
 def make_due(catalog: sa.Engine) -> None:
-    """Retries that wait for a later run are due now."""
+    """Retries that wait for a later run are due now, and hosts that are left alone may be asked again."""
     with catalog.begin() as connection:
+        connection.execute(sa.text("UPDATE cdn_hosts SET retry_at = now() WHERE opened_at IS NOT NULL"))
         connection.execute(sa.text("UPDATE cdn_image_jobs SET next_attempt_at = now() WHERE status = 'queued'"))

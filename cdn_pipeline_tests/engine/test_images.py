@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -493,10 +494,10 @@ def test_a_task_that_is_lost_now_and_then_is_not_the_images_fault(
 ) -> None:
     sound, losses = WorkerPool.run, iter(range(images_module.MAX_RELEASES))
 
-    async def unsteady(pool: WorkerPool, function: Callable[..., object], *args: object) -> object:
+    async def unsteady(pool: WorkerPool, function: Callable[..., object], *args: object, **limits: Any) -> object:
         if next(losses, None) is not None:
             raise PoolBroken("lost")
-        return await sound(pool, function, *args)
+        return await sound(pool, function, *args, **limits)
 
     monkeypatch.setattr(WorkerPool, "run", unsteady)
     tally = run(settings)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,12 @@ from cdn_pipeline.engine import mirror as mirror_module
 from cdn_pipeline.engine import stream as stream_module
 from cdn_pipeline.engine.mirror import Mirror, Progress
 from cdn_pipeline.engine.pool import PoolUnusable, WorkerPool
+from cdn_pipeline.media.transcode import ENCODERS
 from cdn_pipeline.queue.due import Selection
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.store.keys import original_key
-from cdn_pipeline.store.objects import CACHE_CONTROL, ObjectStore
+from cdn_pipeline.store.objects import ObjectStore, cache_control
 from cdn_pipeline_tests.engine.runs import (
     EVERYTHING,
     QUICK,
@@ -173,11 +174,11 @@ def test_objects_in_s3_carry_their_headers_and_what_a_catalog_can_be_rebuilt_fro
         "r2_access_key_id": moto_server.access_key_id,
         "r2_secret_access_key": moto_server.secret_access_key,
     }
-    assert run(Settings(**values)).published == 1
+    assert run(Settings(**values, browser_cache_days=7)).published == 1
     [row] = view(catalog).values()
     [asset] = images(catalog)
     head = asyncio.run(_head(moto_server.store(objects), row["cdn_path_512"].removeprefix("/")))
-    assert (head.content_type, head.cache_control, head.size) == ("image/webp", CACHE_CONTROL, row["file_size_512"])
+    assert (head.content_type, head.cache_control, head.size) == ("image/webp", cache_control(7), row["file_size_512"])
     described = {
         "collection": "instagram",
         "owner": str(world.profile_ids[0]),
@@ -185,8 +186,19 @@ def test_objects_in_s3_carry_their_headers_and_what_a_catalog_can_be_rebuilt_fro
         "source-id": str(world.profile_ids[0]),
         "media-id": "avatar",
         "original": asset["original_sha256"],
+        "identity": asset["identity"],
+        "rank": str(asset["rank"]),
+        "observed": asset["observed_at"].astimezone(UTC).isoformat(),
     }
-    assert head.metadata == {**described, "recipe": "webp_thumbnails/1", "size": "512"}
+    assert head.metadata == {
+        **described,
+        "recipe": "webp_thumbnails/1",
+        "size": "512",
+        "sha256": row["content_hash_512"],
+        "width": str(row["width_512"]),
+        "height": str(row["height_512"]),
+        "encoder": ENCODERS["webp"],
+    }
     original = asyncio.run(_head(moto_server.store(originals), original_key(asset["original_sha256"])))
     assert (original.content_type, original.metadata) == ("image/jpeg", described)
 

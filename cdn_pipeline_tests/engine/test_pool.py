@@ -10,14 +10,17 @@ import textwrap
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from pebble import ProcessExpired
 
-from cdn_pipeline.engine.pool import PoolBroken, PoolUnusable, TaskTimeout, WorkerDied, WorkerPool
+from cdn_pipeline.engine.pool import OutOfCpuTime, PoolBroken, PoolUnusable, TaskTimeout, WorkerDied, WorkerPool
+from cdn_pipeline.engine.worker import Limits, Preparation, Worker, pickled_call, unpickled_answer
 from cdn_pipeline.failures import FailureKind, ImageFailure
 from cdn_pipeline_tests.engine import pool_tasks as tasks
 
@@ -180,7 +183,7 @@ def test_idle_workers_killed_cost_nothing() -> None:
         assert pool.restarts == 4
 
 
-@pytest.mark.parametrize("function", [tasks.leave, tasks.vanish])
+@pytest.mark.parametrize("function", [tasks.leave, tasks.vanish, tasks.crash])
 def test_a_task_that_ends_its_process_is_named_and_the_next_one_runs(function: Callable[[], None]) -> None:
     with opened(workers=1, task_seconds=1) as pool:
 
@@ -232,6 +235,56 @@ def test_a_task_that_hangs_is_ended_and_the_next_ones_run(function: Callable[[],
         hung, *others = outcome_of(calls)
         assert isinstance(hung, TaskTimeout)
         assert others == [0, 2, 4, 6, 8]
+
+
+def test_a_worker_whose_timer_is_lost_ends_itself_once_it_is_out_of_cpu_time() -> None:
+    with ThreadPoolExecutor(2) as launcher:
+        worker = Worker(launcher, Preparation(None, (), None), 20)
+        assert worker.start_error.result() is None
+        call = pickled_call(tasks.hold_the_interpreter, (), Limits(cpu_seconds=0.5))
+        with pytest.raises(ProcessExpired) as caught:
+            worker.send(call, 1000).result(30)
+        assert caught.value.exitcode == -signal.SIGXCPU
+        worker.end()
+
+
+def test_cpu_time_is_counted_anew_for_every_task() -> None:
+    with ThreadPoolExecutor(2) as launcher:
+        worker = Worker(launcher, Preparation(None, (), None), 20)
+        call = pickled_call(tasks.burn, (0.5,), Limits(cpu_seconds=0.6))
+        processes = {unpickled_answer(worker.send(call, 20).result(30)).unwrap() for _ in range(3)}
+        assert len(processes) == 1
+        worker.end()
+
+
+def test_out_of_cpu_time_is_told_from_out_of_time() -> None:
+    with opened(workers=1, task_seconds=20, cpu_seconds=0.5) as pool:
+
+        async def calls() -> int:
+            with pytest.raises(OutOfCpuTime):
+                await pool.run(tasks.hold_the_interpreter)
+            return await pool.run(tasks.double, 4)
+
+        assert outcome_of(calls) == 8
+
+
+def test_memory_is_limited_for_one_task_and_not_for_the_next() -> None:
+    with opened(workers=1) as pool:
+
+        async def calls() -> None:
+            for size, limit in ((60, 80), (60, 80), (200, None), (60, 80)):
+                allowed = limit if limit is None else limit << 20
+                assert await pool.run(tasks.allocate, size << 20, memory_bytes=allowed) == size << 20
+            assert pool.restarts == 0
+            with pytest.raises(MemoryError):
+                await pool.run(tasks.allocate, 100 << 20, memory_bytes=80 << 20)
+
+        outcome_of(calls)
+
+
+def test_a_crash_leaves_no_core_dump_behind() -> None:
+    with opened(workers=1) as pool:
+        assert outcome_of(lambda: pool.run(tasks.core_limit)) == (0, 0)
 
 
 def test_a_call_that_is_never_answered_is_made_again() -> None:

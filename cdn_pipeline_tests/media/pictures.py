@@ -40,6 +40,16 @@ def decibels(one: Image.Image, other: Image.Image) -> float:
     return 10 * math.log10(255**2 / error) if error else math.inf
 
 
+def riff_chunks(webp: bytes) -> list[bytes]:
+    """The names of a WebP's chunks, in order."""
+    names, at = [], 12
+    while at < len(webp):
+        names.append(webp[at : at + 4])
+        size = int.from_bytes(webp[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2
+    return names
+
+
 def rgb_profile(colorants: tuple[tuple[float, float, float], ...], gamma: float) -> bytes:
     """An ICC profile of three primaries (XYZ relative to D50) and one gamma."""
     tags = {name: _xyz(colorant) for name, colorant in zip((b"rXYZ", b"gXYZ", b"bXYZ"), colorants, strict=True)}

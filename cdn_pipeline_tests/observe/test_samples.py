@@ -1,18 +1,12 @@
-"""Samples of a catalog that is filled by hand, beside real object stores."""
+"""Samples of a catalog that is filled by hand."""
 
-import asyncio
 from collections.abc import Iterable
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from cdn_pipeline.observe.samples import inspect_published_objects, sample_pictures
-from cdn_pipeline.store.objects import ObjectStore
+from cdn_pipeline.observe.samples import sample_pictures
 from cdn_pipeline_tests.pipelines import BASE_URL
-from cdn_pipeline_tests.s3 import moto_server, object_store, rclone_server
-
-__all__ = ["moto_server", "object_store", "rclone_server"]
 
 IMAGES = 30
 
@@ -40,16 +34,6 @@ def fill(catalog: sa.Engine, shards: Iterable[str]) -> None:
                      (VALUES ('256', 'current'), ('512', 'current'), ('256', 'superseded')) AS made(size, state)
             """)
         )
-
-
-def current_paths(catalog: sa.Engine) -> list[str]:
-    with catalog.connect() as connection:
-        return list(connection.scalars(sa.text("SELECT path FROM cdn_image_renditions WHERE state = 'current'")))
-
-
-async def store_all(store: ObjectStore, paths: Iterable[str], data: bytes) -> None:
-    for path in paths:
-        await store.put_new(path.removeprefix("/"), data, content_type="image/webp")
 
 
 # -- pictures --
@@ -85,33 +69,3 @@ def test_samples_differ(catalog: sa.Engine) -> None:
     with catalog.connect() as connection:
         seen = {picture.media_id for _ in range(30) for picture in sample_pictures(connection, "00", "256", 4)}
     assert len(seen) > 4
-
-
-# -- objects --
-
-
-@pytest.mark.parametrize("object_store", ["file", "moto"], indirect=True)
-def test_objects_that_are_missing_or_of_another_size_are_found(catalog: sa.Engine, object_store: ObjectStore) -> None:
-    fill(catalog, ["00"])
-    missing, wrong, *right = sorted(current_paths(catalog))
-    asyncio.run(store_all(object_store, right, b"7 bytes"))
-    asyncio.run(store_all(object_store, [wrong], b"6 byte"))
-    with catalog.connect() as connection:
-        inspection = inspect_published_objects(connection, object_store, 1000)
-    assert inspection.inspected == 2 * IMAGES
-    assert sorted(inspection.missing) == [missing, wrong]
-
-
-def test_no_more_objects_are_inspected_than_asked_for(catalog: sa.Engine, tmp_path: Path) -> None:
-    fill(catalog, ["00"])
-    store = ObjectStore.from_url(tmp_path.as_uri())
-    with catalog.connect() as connection:
-        inspection = inspect_published_objects(connection, store, 10)
-    assert inspection.inspected == 10
-    assert len(set(inspection.missing)) == 10
-
-
-def test_of_an_empty_catalog_nothing_is_missing(catalog: sa.Engine, tmp_path: Path) -> None:
-    with catalog.connect() as connection:
-        inspection = inspect_published_objects(connection, ObjectStore.from_url(tmp_path.as_uri()), 10)
-    assert (inspection.inspected, inspection.missing) == (0, ())

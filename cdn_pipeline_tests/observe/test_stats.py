@@ -14,7 +14,6 @@ from cdn_pipeline.catalog.migrate import migrate
 from cdn_pipeline.demo import fast_clock
 from cdn_pipeline.observe.stats import (
     HOUR,
-    JOBS_KEPT,
     SETTLES_IN,
     HourNotOverError,
     HourStats,
@@ -25,6 +24,7 @@ from cdn_pipeline.observe.stats import (
     missing_hours,
     write_hour,
 )
+from cdn_pipeline.queue.housekeeping import JOBS_KEPT
 from cdn_pipeline.queue.leases import LEASE, release_dead_leases
 from cdn_pipeline.queue.outcomes import Verdict, settle
 from cdn_pipeline_tests.observe.histories import Job, count, histories, write

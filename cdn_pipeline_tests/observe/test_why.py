@@ -187,6 +187,15 @@ def test_an_image_whose_url_was_refused_says_what_it_gave(connection: sa.Connect
     )
 
 
+def test_an_image_that_waits_says_when_there_is_nobody_to_ask_for_a_url(connection: sa.Connection) -> None:
+    see(connection, reference(source_url(lives=-timedelta(days=3))))
+    (story,) = stories(connection)
+    assert why(INSTAGRAM, story, has_provider=False).words.endswith(
+        "No provider configured: only its source row can bring one."
+    )
+    assert "rovider" not in why(INSTAGRAM, story, has_provider=True).words
+
+
 def test_an_image_whose_source_row_is_gone_will_get_no_fresh_url(connection: sa.Connection) -> None:
     see(connection, reference())
     end(connection, Verdict.WAITING, FailureKind.SOURCE_URL_404)

@@ -8,8 +8,9 @@ import dagster as dg
 import sqlalchemy as sa
 
 from cdn_pipeline.definitions import defs
-from cdn_pipeline.observe.stats import HOUR, JOBS_KEPT
+from cdn_pipeline.observe.stats import HOUR
 from cdn_pipeline.orchestration.hours import hours
+from cdn_pipeline.queue.housekeeping import JOBS_KEPT
 from cdn_pipeline_tests.observe.histories import Job, write
 from cdn_pipeline_tests.orchestration.workplace import Workplace, shard_tags, verdicts
 

@@ -3,7 +3,7 @@
 from asyncio import StreamWriter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -17,7 +17,17 @@ from cdn_pipeline.orchestration.partitions import image_shards
 from cdn_pipeline.orchestration.schedules import nightly_freshness_schedule
 from cdn_pipeline_tests.fetch.origins import Origin, origin, response
 from cdn_pipeline_tests.orchestration.workplace import ALL_SHARDS, ORIGINALS, Workplace, shard_tags
+from cdn_pipeline_tests.sources.decodo_service import (
+    TOKEN,
+    DecodoService,
+    kill_urls,
+    profile_page,
+    running_decodo,
+    user_of_rows,
+)
 from cdn_pipeline_tests.world import SmallWorld
+
+SOURCES = dg.AssetKey("source_images")
 
 ETAG = b'"4711"'
 
@@ -140,3 +150,65 @@ def test_a_picture_that_did_not_change_costs_one_conditional_request_a_night(
     assert memory_workplace.sum_of("published", by_night.run_id) == 0
     assert nightly(memory_workplace).success
     assert len(vendor.requests) == 2
+
+
+# -- fresh URLs --
+
+
+@pytest.fixture
+def decodo() -> Iterator[DecodoService]:
+    with running_decodo() as service:
+        yield service
+
+
+def test_without_a_provider_the_night_says_that_images_wait(
+    memory_workplace: Workplace, small_world: SmallWorld, catalog: sa.Engine
+) -> None:
+    world = small_world(profiles=2, posts=0)
+    kill_urls(world.engine, world.origin.now() - timedelta(days=2))
+    by_night = nightly(memory_workplace)
+    assert by_night.success
+    assert memory_workplace.sum_of("still waiting for a URL", by_night.run_id, SOURCES) == 2
+    assert memory_workplace.metadata(by_night.run_id, SOURCES, "00")["provider"] == "no provider configured"
+    assert "no provider configured; images that still wait: 2" in run_log(memory_workplace, by_night)
+
+
+def test_the_night_fetches_urls_again_and_publishes_their_pictures(
+    memory_workplace: Workplace,
+    small_world: SmallWorld,
+    decodo: DecodoService,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = small_world(profiles=2, posts=1)
+    for profile_id in world.profile_ids:
+        user = user_of_rows(world.engine, world.origin.signer, profile_id, world.origin.now() + timedelta(days=4))
+        decodo.order(user["username"], profile_page(user))
+    decodo.looks_until_done = 0  # its pace is the real one
+    kill_urls(world.engine, world.origin.now() - timedelta(days=2))
+    monkeypatch.setenv("DECODO_API_URL", decodo.base_url)
+    monkeypatch.setenv("DECODO_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("DECODO_REQUESTS_PER_SECOND", "100")
+
+    by_night = nightly(memory_workplace)
+
+    assert by_night.success
+    numbers = ("profiles asked for", "profiles answered", "fresh URLs", "still waiting for a URL")
+    assert [memory_workplace.sum_of(number, by_night.run_id, SOURCES) for number in numbers] == [2, 2, 4, 0]
+    assert memory_workplace.metadata(by_night.run_id, SOURCES, "00")["provider budget left"] == 998
+    assert memory_workplace.sum_of("published", by_night.run_id) == 4
+    assert TOKEN not in run_log(memory_workplace, by_night)
+
+
+def test_a_provider_that_refuses_us_is_a_warning_and_the_night_goes_on(
+    memory_workplace: Workplace,
+    small_world: SmallWorld,
+    decodo: DecodoService,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = small_world(profiles=2, posts=0)
+    kill_urls(world.engine, world.origin.now() - timedelta(days=2))
+    monkeypatch.setenv("DECODO_API_URL", decodo.base_url)
+    monkeypatch.setenv("DECODO_AUTH_TOKEN", "wrong")
+    by_night = nightly(memory_workplace)
+    assert by_night.success
+    assert "check DECODO_AUTH_TOKEN" in run_log(memory_workplace, by_night)

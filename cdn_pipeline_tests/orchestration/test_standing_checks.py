@@ -87,6 +87,7 @@ def test_in_a_new_catalog_all_is_well(memory_workplace: Workplace) -> None:
         "images_arrived_dead": "images that had expired before we saw them: 0",
         "deadlines_can_be_kept": "no image waits for its download",
         "no_due_image_left_waiting": "no urgent job is due",
+        "no_host_left_alone_for_long": "hosts with an open breaker: 0",
         "every_shard_was_scanned_within_a_day": (
             "never scanned: run `nightly_freshness`, or materialize source_images"
         ),
@@ -237,3 +238,20 @@ def test_materializing_the_images_in_the_ui_judges_their_standing_as_well(
     run = memory_workplace.materialize(names, *shards)
     assert run.success
     assert ALL_WELL.items() <= verdicts(run).items()
+
+
+def test_a_host_that_is_left_alone_for_long_is_a_warning_that_names_it(
+    memory_workplace: Workplace, connection: sa.Connection
+) -> None:
+    see(connection, reference())
+    connection.execute(
+        sa.text("""
+            INSERT INTO cdn_hosts (host, failures, failure_kind, opened_at, retry_at)
+            VALUES ('cdn.example', 8, 'download_timeout', now() - interval '6 minutes', now() + interval '1 minute')""")
+    )
+    run = judge(memory_workplace)
+    assert verdicts(run) == {**ALL_WELL, "no_host_left_alone_for_long": WARNS}
+    words, numbers = evaluation(run, "no_host_left_alone_for_long")
+    assert words == "hosts with an open breaker: 1, 1 of them for more than 5 min"
+    assert (numbers["open breakers"], numbers["images behind them"]) == (1, 1)
+    assert "cdn.example" in numbers["hosts"][0]

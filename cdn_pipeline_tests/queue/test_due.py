@@ -291,6 +291,7 @@ CLAIM_PARAMETERS: Mapping[str, Any] = {
     "shards": list(SHARDS),
     "batch": 16,
     "total": 1024,
+    "leaving_out": [],
     "run_id": "run",
     "worker_id": "here",
     "lease": LEASE,

@@ -10,7 +10,7 @@ from cdn_pipeline.queue.outcomes import Verdict
 from cdn_pipeline.queue.retries import decide, longest_wait_in_run
 
 POLICY = INSTAGRAM.retry
-TRANSIENT = [kind for kind in FailureKind if kind.remedy is Remedy.TRANSIENT]
+TRANSIENT = [kind for kind in FailureKind if kind.remedy is Remedy.TRANSIENT and kind is not FailureKind.WORKER_DIED]
 
 LADDER = [
     timedelta(seconds=5),
@@ -34,6 +34,16 @@ def test_a_transient_failure_is_tried_again_later_and_later(
     assert (decision.verdict, decision.kind) == (Verdict.RETRYING, kind)
     step = LADDER[min(retries, len(LADDER) - 1)]
     assert step * 0.8 <= decision.retry_in <= step * 1.2
+
+
+@given(st.integers(0, 20), failed_before)
+def test_a_picture_that_kills_its_worker_is_tried_again_until_the_ladder_ends(
+    retries: int, before: FailureKind | None
+) -> None:
+    decision = decide(POLICY, ImageFailure(FailureKind.WORKER_DIED), retries, before)
+    over = before is FailureKind.WORKER_DIED and retries >= 7
+    assert decision.verdict is (Verdict.FAILED if over else Verdict.RETRYING)
+    assert decision.kind is FailureKind.WORKER_DIED
 
 
 def test_delays_are_spread() -> None:

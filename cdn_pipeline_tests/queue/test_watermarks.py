@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cdn_pipeline.collections import INSTAGRAM
-from cdn_pipeline.queue.watermarks import advance_watermarks, read_watermarks
+from cdn_pipeline.queue.watermarks import advance_watermarks, forget_watermarks, read_watermarks
 from cdn_pipeline.sources.changes import Watermark
 from cdn_pipeline_tests.queue.catalogs import NOW, only
 
@@ -22,6 +22,12 @@ def test_watermarks_are_kept_by_shard(connection: sa.Connection) -> None:
     advance_watermarks(connection, INSTAGRAM, {"00": at(0, 1), "3f": at(1)})
     advance_watermarks(connection, INSTAGRAM, {"00": at(2, 3)})
     assert read_watermarks(connection, INSTAGRAM) == {"00": at(2, 3), "3f": at(1)}
+
+
+def test_watermarks_that_are_forgotten_are_as_if_they_had_never_been(connection: sa.Connection) -> None:
+    advance_watermarks(connection, INSTAGRAM, {"00": at(0)})
+    forget_watermarks(connection, INSTAGRAM)
+    assert read_watermarks(connection, INSTAGRAM) == {}
 
 
 marks = st.builds(at, st.integers(-3, 3), st.integers(0, 5))

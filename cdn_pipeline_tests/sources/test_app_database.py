@@ -20,6 +20,7 @@ from cdn_pipeline.sources.app_database import (
     SourceBatch,
     SourceSchemaError,
     read_references,
+    read_usernames,
     shard_bounds,
     shard_of,
 )
@@ -362,3 +363,14 @@ def test_views_will_do(engine: sa.Engine) -> None:
             connection.execute(sa.text(f"ALTER TABLE {table} RENAME TO real_{table}"))
             connection.execute(sa.text(f"CREATE VIEW {table} AS SELECT * FROM real_{table}"))
     assert len(read(engine).references) == 2
+
+
+# -- user names --
+
+
+def test_user_names_are_read_of_profiles_that_are_there_and_have_one(engine: sa.Engine) -> None:
+    others = [uuid.UUID(int=PROFILE.int + number) for number in range(1, 4)]
+    add_profile(engine, PROFILE, username=" nba\n")
+    add_profile(engine, others[0], username="")
+    add_profile(engine, others[1], username=" \t")
+    assert read_usernames(engine, [PROFILE, *others]) == {PROFILE: "nba"}

@@ -1,12 +1,23 @@
 import hashlib
 import re
+import uuid
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cdn_pipeline.collections import INSTAGRAM
-from cdn_pipeline.store.keys import MAX_KEY_BYTES, original_key, path_of, public_url, rendition_key
+from cdn_pipeline.store.keys import (
+    MAX_KEY_BYTES,
+    original_key,
+    path_of,
+    public_url,
+    rendition_key,
+    rendition_named,
+    renditions_prefix,
+    sha256_of,
+    tombstone_key,
+)
 
 OWNER = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
 SHA256 = "0123456789abcdef" * 4
@@ -19,6 +30,38 @@ def test_a_rendition_key_is_what_the_contract_says() -> None:
     key = rendition_key(INSTAGRAM.key_prefix, OWNER, "avatar", "256", SHA256, "webp")
     assert key == f"th/ig/{OWNER}/avatar/256/0123456789abcdef.webp"
     assert path_of(key) == f"/th/ig/{OWNER}/avatar/256/0123456789abcdef.webp"
+
+
+@given(owner=components, media=components, size=components, sha256=hashes)
+def test_a_rendition_key_can_be_read_again(owner: str, media: str, size: str, sha256: str) -> None:
+    name = rendition_named("th/ig", rendition_key("th/ig", owner, media, size, sha256, "webp"))
+    assert name is not None
+    assert (name.owner_id, name.media_id, name.size, name.extension) == (owner, media, size, "webp")
+    assert sha256.startswith(name.hash_digits)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["th/igx/o/m/256/0123456789abcdef.webp", "th/ig/o/m/256/0123.webp", "th/ig/o/m/0123456789abcdef.webp", "th/ig/"],
+)
+def test_another_key_is_no_renditions(key: str) -> None:
+    assert rendition_named("th/ig", key) is None
+
+
+def test_a_prefix_is_of_one_owner_or_one_image() -> None:
+    assert renditions_prefix(INSTAGRAM.key_prefix, OWNER) == f"th/ig/{OWNER}"
+    assert renditions_prefix(INSTAGRAM.key_prefix, OWNER, "avatar") == f"th/ig/{OWNER}/avatar"
+
+
+@pytest.mark.parametrize(("owner_id", "media_id"), [("", None), ("..", None), ("a/b", None), (OWNER, ""), (OWNER, "*")])
+def test_a_prefix_that_could_mean_others_is_refused(owner_id: str, media_id: str | None) -> None:
+    with pytest.raises(ValueError, match="key component"):
+        renditions_prefix(INSTAGRAM.key_prefix, owner_id, media_id)
+
+
+def test_a_tombstone_has_a_key_of_its_own() -> None:
+    tombstone_id = uuid.UUID(OWNER)
+    assert tombstone_key(tombstone_id) == f"tombstones/{OWNER}.json"
 
 
 @pytest.mark.parametrize("base", ["https://cdn.example.com", "https://cdn.example.com/", "http://127.0.0.1:8000"])
@@ -87,3 +130,15 @@ def test_an_original_is_named_by_its_content_alone(sha256: str) -> None:
 def test_a_path_is_not_made_of_a_path(key: str) -> None:
     with pytest.raises(ValueError, match="not a key"):
         path_of(key)
+
+
+@given(hashes)
+def test_an_originals_key_gives_its_hash_back(sha256: str) -> None:
+    assert sha256_of(original_key(sha256)) == sha256
+
+
+@pytest.mark.parametrize(
+    "key", [SHA256, f"originals/{SHA256}", f"originals/ab/cd/{SHA256}", "originals/01/23/notes", ""]
+)
+def test_what_is_no_originals_key_has_no_hash(key: str) -> None:
+    assert sha256_of(key) is None

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.request import urlopen
 from uuid import uuid4
@@ -97,6 +97,23 @@ async def test_a_listing_has_the_keys_below_whole_segments(object_store: ObjectS
     assert await keys(object_store, "nothing") == set()
 
 
+async def test_a_listing_tells_size_and_time_of_each_object(object_store: ObjectStore) -> None:
+    begun = datetime.now(UTC) - timedelta(seconds=2)  # S3 tells whole seconds
+    await object_store.put_new(KEY, DATA, content_type="image/webp")
+    [[listed]] = [page async for page in object_store.pages("th")]
+    assert (listed.key, listed.size) == (KEY, len(DATA))
+    assert begun < listed.last_modified < datetime.now(UTC) + timedelta(seconds=2)
+
+
+async def test_what_a_check_that_was_killed_left_is_removed(object_store: ObjectStore) -> None:
+    await object_store.put_new(".check/abc", b"", content_type="application/octet-stream")
+    assert await object_store.remove_temporary(datetime.now(UTC) - timedelta(hours=1)) == []
+    later = datetime.now(UTC) + timedelta(hours=1)
+    for dry_run in (True, False):
+        assert [listed.key for listed in await object_store.remove_temporary(later, dry_run=dry_run)] == [".check/abc"]
+    assert await object_store.remove_temporary(later) == []
+
+
 async def test_a_listing_goes_on_after_the_first_page(object_store: ObjectStore) -> None:
     names = {f"many/{number}" for number in range(1100)}
     for start in range(0, 1100, 100):
@@ -152,6 +169,29 @@ async def test_a_verified_put_replaces_a_damaged_object(object_store: ObjectStor
     await put(object_store, data=DATA[:-1])
     await put_verified(object_store, expect_present=expect_present)
     assert await object_store.get(KEY) == DATA
+
+
+@pytest.mark.parametrize("expect_present", [False, True])
+async def test_a_renewed_object_has_the_metadata_and_the_age_of_the_last_put(
+    object_store: ObjectStore, expect_present: bool
+) -> None:
+    await put(object_store)
+    [[before]] = [page async for page in object_store.pages()]
+    await asyncio.sleep(1.1)  # S3 tells whole seconds
+    await object_store.put_verified(
+        KEY,
+        DATA,
+        content_type="image/webp",
+        cache_control=CACHE_CONTROL,
+        metadata={"owner": "other"},
+        expect_present=expect_present,
+        renew=True,
+    )
+    [[after]] = [page async for page in object_store.pages()]
+    head = await object_store.head(KEY)
+    assert head is not None
+    assert (head.metadata, await object_store.get(KEY)) == ({"owner": "other"}, DATA)
+    assert after.last_modified > before.last_modified
 
 
 async def test_a_store_that_only_says_that_it_stored_is_not_believed() -> None:

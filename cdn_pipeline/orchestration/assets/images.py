@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
 
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from cdn_pipeline.queue.due import Selection
 
 Events = Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]
+
+_T = TypeVar("_T")
 
 SAMPLE_PICTURES = 4
 SHOWN_IN_PLACE = 1000  # characters: longer Markdown hides behind a link in Dagster's UI
@@ -256,9 +258,13 @@ def _standing(mirror: "Mirror", shard: str) -> tuple[Metadata, dg.MarkdownMetada
     from cdn_pipeline.observe.samples import sample_pictures, shard_state
 
     size_name = mirror.collection.recipe.sizes[0].name
-    with mirror.catalog.connect() as connection:
-        state = shard_state(connection, shard)
-        pictures = sample_pictures(connection, shard, size_name, SAMPLE_PICTURES)
+    state, pictures = _read(
+        mirror,
+        lambda connection: (
+            shard_state(connection, shard),
+            sample_pictures(connection, shard, size_name, SAMPLE_PICTURES),
+        ),
+    )
     numbers = {"images in the shard": state.images, "published in the shard": state.published}
     return numbers, _picture_table(pictures)
 
@@ -279,7 +285,7 @@ def _picture_table(pictures: Sequence["SamplePicture"]) -> dg.MarkdownMetadataVa
 
 
 def _run_events(context: dg.AssetExecutionContext, mirror: "Mirror", total: "Tally") -> Events:
-    numbers = {**run_numbers(total), **_deadlines(mirror)}
+    numbers = {**run_numbers(total), **_deadlines(mirror), **_hosts_left_alone(context, mirror)}
     judges: dict[str, Callable[[], tuple[Judgement, Metadata]]] = {
         success_rate: lambda: (judge_success_rate(total.completed, total.failed), numbers),
         few_images_gone_or_expired: lambda: (judge_not_in_rate(total.not_in_rate, total.images), numbers),
@@ -293,12 +299,29 @@ def _run_events(context: dg.AssetExecutionContext, mirror: "Mirror", total: "Tal
             yield evaluated_run(check, judgement, metadata)
 
 
+def _hosts_left_alone(context: dg.AssetExecutionContext, mirror: "Mirror") -> Metadata:
+    """The hosts whose images this run has left due, because their breaker is open."""
+    from cdn_pipeline.observe.hosts import shut_hosts
+
+    found = _read(mirror, lambda connection: shut_hosts(connection, mirror.collection))
+    for host in found:
+        context.log.warning(host.words)
+    return {"hosts left alone": [host.words for host in found] or None}
+
+
 def _deadlines(mirror: "Mirror") -> Metadata:
     from cdn_pipeline.observe.feasibility import feasibility
 
-    with mirror.catalog.connect() as connection:
-        found = feasibility(connection, mirror.collection)
+    found = _read(mirror, lambda connection: feasibility(connection, mirror.collection))
     return {"images waiting": found.waiting, "images that expire before we reach them": found.at_risk}
+
+
+def _read(mirror: "Mirror", read: Callable[["sa.Connection"], _T]) -> _T:
+    """Reads the catalog as patiently as the stream: a restart must not fail a run that has done its work."""
+    from cdn_pipeline.catalog.sessions import transaction
+    from cdn_pipeline.engine.outages import CATALOG_PATIENCE
+
+    return transaction(mirror.catalog, read, patience=CATALOG_PATIENCE)
 
 
 def _check_events(context: dg.AssetExecutionContext, mirror: "Mirror") -> Events:
@@ -316,9 +339,10 @@ def _check_events(context: dg.AssetExecutionContext, mirror: "Mirror") -> Events
 
 
 def _inspect(mirror: "Mirror") -> tuple[Judgement, Metadata]:
-    from cdn_pipeline.observe.samples import inspect_published_objects
+    from cdn_pipeline.upkeep.stores import Part
+    from cdn_pipeline.upkeep.verify import Verification
 
-    with mirror.catalog.connect() as connection:
-        inspection = inspect_published_objects(connection, mirror.objects, OBJECTS_INSPECTED)
-    judgement = judge_objects(inspection.inspected, len(inspection.missing))
-    return judgement, {"inspected": inspection.inspected, "missing": list(inspection.missing[:20])}
+    stores = {Part.RENDITIONS: mirror.objects}
+    *_, verified = Verification(mirror.catalog, mirror.collection, stores, sample=OBJECTS_INSPECTED).run()
+    judgement = judge_objects(verified.looked_at, verified.wrong)
+    return judgement, {"inspected": verified.looked_at, "missing": [finding.reference for finding in verified.samples]}

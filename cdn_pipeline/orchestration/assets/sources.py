@@ -1,13 +1,19 @@
 """The application's tables, and the images found in them."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from cdn_pipeline.orchestration.checks import renewed_every_night
-from cdn_pipeline.orchestration.config import DiscoverConfig
+from cdn_pipeline.orchestration.config import FRESHNESS_TAG, DiscoverConfig
 from cdn_pipeline.orchestration.partitions import image_shards, run_shards, shard_backfill_policy
 from cdn_pipeline.orchestration.reporting import known
 from cdn_pipeline.orchestration.resources import MirrorResource
 from cdn_pipeline.sources.discovery import Change
+
+if TYPE_CHECKING:
+    from cdn_pipeline.engine.mirror import Mirror
 
 profiles = dg.AssetSpec(
     "profiles",
@@ -41,7 +47,8 @@ posts = dg.AssetSpec(
         "Every image that the source rows of a shard show (avatar, latest 12 posts, carousels), compared with the "
         "catalog: new and changed images get a job, URLs signed again are noted without one.\n\n"
         "Nothing is downloaded here. Rows without a usable URL are counted and shown, never fatal. A scan of all rows "
-        "also notices images whose row is gone; what is published of them stays."
+        "also notices images whose row is gone; what is published of them stays. By night the provider is asked for "
+        "profiles whose images want fresh URLs; its answers are taken in like rows."
     ),
 )
 def source_images(
@@ -64,4 +71,25 @@ def source_images(
             ),
             partition_key=found.shard,
         )
+    if FRESHNESS_TAG in context.run.tags:
+        _fetch_urls(context, mirror.mirror, run_shards(context))
     return dg.MaterializeResult()
+
+
+def _fetch_urls(context: dg.AssetExecutionContext, mirror: "Mirror", shards: Sequence[str]) -> None:
+    """By night: fresh URLs for what the source rows just read have none for."""
+    from cdn_pipeline.engine.refetch import refetch_configured
+
+    found = refetch_configured(mirror.settings, mirror.source, mirror.catalog, mirror.collection, shards)
+    if found.stopped:
+        context.log.warning(f"fresh URLs: {found.stopped}; images that still wait: {found.still_waiting.total()}")
+    for shard in shards:
+        numbers = {
+            "profiles asked for": found.asked[shard],
+            "profiles answered": found.answered[shard],
+            "fresh URLs": found.fresh_urls[shard],
+            "still waiting for a URL": found.still_waiting[shard],
+            "provider": found.stopped,
+            "provider budget left": found.budget_left,
+        }
+        context.add_asset_metadata(known(numbers), partition_key=shard)

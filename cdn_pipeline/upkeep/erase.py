@@ -1,0 +1,305 @@
+"""Erasure: an owner's images, or some of them, leave catalog, stores and CDN, and do not come back.
+
+Each step can be repeated, and none begins before the one before it is committed; so an erasure that was interrupted at
+any point goes on where it was when it is asked for again, and stands as `open` until then:
+
+1. tombstones, so that nothing lets the images in again (`queue.tombstones`), with copies in the store of originals;
+2. rows, so that nothing shows them (`queue.erasures`);
+3. objects, but for those that other images refer to (`queue.references`): what the rows named, then what runs have
+   stored that had an image in hand, then whatever else lies under the erased keys;
+4. the CDN's cache, by prefix: each page that draws pictures on a canvas has made a cached copy of its own;
+5. a look at stores and CDN, and the audit row without the picture.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from urllib.parse import urlsplit
+
+import httpx
+import sqlalchemy as sa
+
+from cdn_pipeline.catalog.sessions import transaction
+from cdn_pipeline.cloudflare.purge import CachePurge, PurgeFailedError
+from cdn_pipeline.collections import INSTAGRAM, Collection
+from cdn_pipeline.engine.mirror import open_store
+from cdn_pipeline.queue import erasures, tombstones
+from cdn_pipeline.queue.erasures import Erasure, ErasureState
+from cdn_pipeline.queue.references import mark_unreferenced, note_removed, sole_remover
+from cdn_pipeline.settings import Settings
+from cdn_pipeline.store.keys import original_key, path_of, renditions_prefix
+from cdn_pipeline.store.objects import ObjectStore, StoreUnavailable
+from cdn_pipeline.upkeep.tombstones import delete_copies, store_copies
+
+# For runs that have an image in hand: one attempt takes 60 s at most, after what was claimed before it.
+PATIENCE_SECONDS = 120.0
+_POLL_SECONDS = 0.5
+_AT_ONCE = 16
+_LOOKS_AT_CDN = 5  # a purge takes about 150 ms to reach all of Cloudflare
+_CDN_TIMEOUT = httpx.Timeout(10.0, connect=3.0)
+
+
+class LiftRefusedError(Exception):
+    """The erasure has not come to its end: finish it first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be erased: all of an owner's, or only these images and what else shows the same pictures."""
+
+    owner_id: str
+    asset_ids: tuple[uuid.UUID, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError if there can be no such owner."""
+        renditions_prefix("th", self.owner_id)
+
+    @property
+    def scope(self) -> str:
+        """As `cdn_erasures.scope` has it."""
+        return "owner" if self.asset_ids is None else "image"
+
+
+@dataclass(frozen=True, slots=True)
+class Eraser:
+    """What an erasure works with. `purge` makes a client of Cloudflare's; None: no token was configured."""
+
+    catalog: sa.Engine
+    objects: ObjectStore
+    originals: ObjectStore
+    cdn_base_url: str
+    purge: Callable[[], CachePurge] | None
+    collection: Collection = INSTAGRAM
+    patience_seconds: float = PATIENCE_SECONDS
+
+    @classmethod
+    def of(cls, settings: Settings, catalog: sa.Engine) -> "Eraser":
+        """With the stores and the zone that the settings name."""
+        zone, token = settings.cf_zone_id, settings.cf_api_token
+        return cls(
+            catalog=catalog,
+            objects=open_store(settings, settings.objects_url),
+            originals=open_store(settings, settings.originals_url),
+            cdn_base_url=settings.public_base_url,
+            purge=partial(CachePurge, zone, token, api_url=settings.cf_api_url) if zone and token else None,
+        )
+
+    def erase(self, target: Target, *, requested_by: str, reason: str) -> Erasure:
+        """Erases the target, or goes on with an earlier erasure of it; returns how far it has come.
+
+        What goes wrong is in its `problem`: nothing of it is undone, and calling this again goes on.
+        """
+        return self.go_on(transaction(self.catalog, partial(self._begin, target, requested_by, reason)))
+
+    def _begin(self, target: Target, requested_by: str, reason: str, connection: sa.Connection) -> uuid.UUID:
+        if target.asset_ids is None:
+            erasure_id = tombstones.set_owner_tombstone(connection, self.collection, target.owner_id)
+        else:
+            erasure_id = tombstones.set_image_tombstones(connection, self.collection, target.owner_id, target.asset_ids)
+        erasures.open_erasure(
+            connection,
+            self.collection,
+            erasure_id,
+            target.owner_id,
+            scope=target.scope,
+            requested_by=requested_by,
+            reason=reason,
+        )
+        return erasure_id
+
+    def go_on(self, erasure_id: uuid.UUID) -> Erasure:
+        """Does what is left of an erasure; returns how far it has come."""
+        try:
+            state, cdn_verified, problem = self._finish(erasure_id)
+        except StoreUnavailable as error:
+            state, cdn_verified, problem = ErasureState.OPEN, None, str(error)
+        close = partial(
+            erasures.close_erasure, erasure_id=erasure_id, state=state, cdn_verified=cdn_verified, problem=problem
+        )
+        transaction(self.catalog, close)
+        return transaction(self.catalog, partial(erasures.read_erasure, erasure_id=erasure_id))
+
+    def _finish(self, erasure_id: uuid.UUID) -> tuple[ErasureState, bool | None, str | None]:
+        store_copies(self.catalog, self.originals, erasure_id)
+        transaction(self.catalog, partial(erasures.take_down, erasure_id=erasure_id))
+        self._delete_listed(erasure_id)
+        in_hand = self._wait_for_runs(erasure_id)
+        self._list_strays(erasure_id)
+        self._delete_listed(erasure_id)
+        purge_problem = self._purge_cdn(erasure_id)
+        still_served, cdn_verified = self._look_at_cdn(erasure_id, looks=1 if purge_problem else _LOOKS_AT_CDN)
+        if in_hand:
+            return ErasureState.OPEN, cdn_verified, f"a run still has {in_hand} of the images in hand: erase again"
+        if purge_problem:
+            return ErasureState.PURGE_PENDING, cdn_verified, purge_problem
+        if still_served:
+            return ErasureState.OPEN, False, f"the CDN still serves {len(still_served)}, such as {still_served[0]}"
+        return ErasureState.DONE, cdn_verified, None
+
+    # -- objects --
+
+    def _delete_listed(self, erasure_id: uuid.UUID) -> None:
+        """Deletes what is on the list and nobody else refers to.
+
+        Raises:
+            StoreUnavailable: also when the store has an object after it was deleted.
+        """
+        listed = transaction(self.catalog, partial(erasures.objects_to_delete, erasure_id=erasure_id))
+        if not listed:
+            return
+        paths = [reference for reference in listed if reference.startswith("/")]
+        sha256s = [reference for reference in listed if not reference.startswith("/")]
+        with sole_remover(self.catalog):
+            marked = transaction(self.catalog, partial(mark_unreferenced, paths=paths, originals=sha256s))
+            asyncio.run(_for_each(self._delete, sorted(marked)))
+            transaction(self.catalog, partial(note_removed, references=sorted(marked)))
+        note = partial(
+            erasures.note_deleted,
+            erasure_id=erasure_id,
+            deleted=sorted(marked),
+            kept=[reference for reference in listed if reference not in marked],
+        )
+        transaction(self.catalog, note)
+
+    async def _delete(self, reference: str) -> None:
+        is_rendition = reference.startswith("/")
+        store, key = (
+            (self.objects, reference.removeprefix("/")) if is_rendition else (self.originals, original_key(reference))
+        )
+        for _ in range(2):  # a run may put it again at this very moment
+            await store.delete(key)
+            if await store.head(key) is None:
+                return
+        raise StoreUnavailable(f"{store.url} still has {key} after it was deleted: is the bucket locked?")
+
+    def _wait_for_runs(self, erasure_id: uuid.UUID) -> int:
+        """Waits until no run has an image in hand that was claimed before; returns how many still are."""
+        deadline = time.monotonic() + self.patience_seconds
+        count = partial(erasures.count_in_hand, erasure_id=erasure_id)
+        while (in_hand := transaction(self.catalog, count)) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        return in_hand
+
+    def purge_prefixes(self, erasure_id: uuid.UUID) -> list[str]:
+        """What the CDN's cache is purged of: host and path, without a scheme and without a slash at the end."""
+        base = urlsplit(self.cdn_base_url)
+        return [f"{base.netloc}{base.path}/{prefix}" for prefix in self._prefixes(erasure_id)]
+
+    def _prefixes(self, erasure_id: uuid.UUID) -> list[str]:
+        """The keys under which everything is erased."""
+        found = transaction(self.catalog, partial(tombstones.tombstones_of, erasure_id=erasure_id))
+        prefix = self.collection.key_prefix
+        return sorted({renditions_prefix(prefix, each.owner_id, each.media_id) for each in found})
+
+    def _list_strays(self, erasure_id: uuid.UUID) -> None:
+        """Puts on the list what lies under the prefixes and no row names: of attempts that were killed, for one."""
+        keys = asyncio.run(_keys_under(self.objects, self._prefixes(erasure_id)))
+        list_found = partial(erasures.list_objects, erasure_id=erasure_id, references=[path_of(key) for key in keys])
+        transaction(self.catalog, list_found)
+
+    # -- the CDN --
+
+    def _purge_cdn(self, erasure_id: uuid.UUID) -> str | None:
+        """Purges; returns why that is still to be done, or None."""
+        if self.purge is None:
+            return "CF_API_TOKEN and CF_ZONE_ID are not set"
+
+        async def purge(client: CachePurge) -> None:
+            async with client:
+                await client.purge_prefixes(self.purge_prefixes(erasure_id))
+
+        try:
+            asyncio.run(purge(self.purge()))
+        except PurgeFailedError as error:
+            return str(error)
+        return None
+
+    def _look_at_cdn(self, erasure_id: uuid.UUID, *, looks: int) -> tuple[list[str], bool | None]:
+        """The deleted renditions' URLs that the CDN still serves, and whether all could be asked and were gone."""
+        deleted = transaction(self.catalog, partial(erasures.deleted_objects, erasure_id=erasure_id))
+        urls = [f"{self.cdn_base_url}{reference}" for reference in deleted if reference.startswith("/")]
+        served, unknown = asyncio.run(_ask_cdn(urls))
+        for look in range(looks - 1):
+            if not served:
+                break
+            time.sleep(0.2 * 2**look)
+            served, unknown = asyncio.run(_ask_cdn(urls))
+        if served:
+            return served, False
+        return served, True if urls and not unknown else None
+
+    # -- lifting --
+
+    def lift(self, erasure_id: uuid.UUID) -> int:
+        """Lets in again what an erasure keeps out; returns how many tombstones there were.
+
+        The next scan of all source rows finds the images; what was deleted does not come back by itself.
+
+        Raises:
+            LiftRefusedError: the erasure is still open, and would delete what comes in.
+            StoreUnavailable: the store of originals fails; the tombstones stand.
+        """
+        erasure = transaction(self.catalog, partial(erasures.read_erasure, erasure_id=erasure_id))
+        if erasure.state is ErasureState.OPEN:
+            raise LiftRefusedError(f"erasure {erasure_id} is not finished: `cdn-pipeline erase --resume` first")
+        found = transaction(self.catalog, partial(tombstones.tombstones_of, erasure_id=erasure_id))
+        delete_copies(self.originals, found)
+
+        def remove(connection: sa.Connection) -> int:
+            erasures.close_erasure(
+                connection, erasure_id, ErasureState.LIFTED, cdn_verified=erasure.cdn_verified, problem=erasure.problem
+            )
+            return tombstones.remove_tombstones(connection, erasure_id)
+
+        return transaction(self.catalog, remove)
+
+
+def expire_private_profiles(eraser: Eraser, settings: Settings, owner_ids: Sequence[str]) -> list[Erasure]:
+    """Erases profiles that have turned private, if the settings say so; `Eraser.lift` lets one in again."""
+    if settings.private_profiles == "keep":
+        return []
+    expire = partial(eraser.erase, requested_by="policy", reason="the profile turned private")
+    return [expire(Target(owner_id)) for owner_id in owner_ids]
+
+
+async def _for_each(work: Callable[[str], Awaitable[None]], things: Sequence[str]) -> None:
+    """Some at once; all have ended when it returns or raises."""
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def do(thing: str) -> None:
+        async with places:
+            await work(thing)
+
+    results = await asyncio.gather(*(do(thing) for thing in things), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _keys_under(objects: ObjectStore, prefixes: Sequence[str]) -> list[str]:
+    return [key for prefix in prefixes async for key in objects.list(prefix)]
+
+
+async def _ask_cdn(urls: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those that are served, and those of which nobody can tell: no answer, or neither the picture nor a 404."""
+    served: list[str] = []
+    unknown: list[str] = []
+
+    async with httpx.AsyncClient(timeout=_CDN_TIMEOUT, trust_env=False) as client:
+
+        async def ask(url: str) -> None:
+            try:
+                status = (await client.get(url)).status_code
+            except httpx.TransportError:
+                unknown.append(url)
+                return
+            if status < 400:
+                served.append(url)
+            elif status not in (404, 410):
+                unknown.append(url)
+
+        await _for_each(ask, urls)
+    return sorted(served), sorted(unknown)

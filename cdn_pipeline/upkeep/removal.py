@@ -1,0 +1,79 @@
+"""Removing objects that nothing refers to. Why that is safe while runs publish: `cdn_pipeline.queue.references`."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from functools import partial
+
+import sqlalchemy as sa
+
+from cdn_pipeline.catalog.sessions import transaction
+from cdn_pipeline.queue.references import half_removed, mark_unreferenced, note_removed, sole_remover
+from cdn_pipeline.store.keys import original_key
+from cdn_pipeline.store.objects import ObjectStore, StoreUnavailable
+from cdn_pipeline.upkeep.stores import Stores
+
+_AT_ONCE = 32
+
+
+def remove_unreferenced(
+    catalog: sa.Engine, stores: Stores, *, paths: Sequence[str] = (), originals: Sequence[str] = ()
+) -> set[str]:
+    """Removes those of the paths and originals (SHA-256) that no row refers to; returns them.
+
+    Raises:
+        StoreUnavailable: some are still there. They are marked, and the next clean-up removes them.
+    """
+    with sole_remover(catalog):
+        marked = transaction(catalog, partial(mark_unreferenced, paths=paths, originals=originals))
+        remove_marked(catalog, stores, marked)
+    return marked
+
+
+def remove_half_removed(catalog: sa.Engine, stores: Stores, limit: int) -> int:
+    """Removes what a clean-up that was killed has marked and left; returns how many.
+
+    Raises:
+        StoreUnavailable: some are still there.
+    """
+    with sole_remover(catalog):
+        marked = transaction(catalog, partial(half_removed, limit=limit))
+        remove_marked(catalog, stores, marked)
+    return len(marked)
+
+
+def remove_marked(catalog: sa.Engine, stores: Stores, marked: Collection[str]) -> None:
+    """Removes from the stores what the `sole_remover`, who calls this, has marked and committed.
+
+    Raises:
+        StoreUnavailable: some are still there, and stay marked: a request that timed out may yet be carried out.
+    """
+    if not marked:
+        return
+    removed, failures = asyncio.run(_remove(stores, marked))
+    transaction(catalog, lambda connection: note_removed(connection, removed))
+    if failures:
+        raise failures[0]
+
+
+async def _remove(stores: Stores, references: Collection[str]) -> tuple[list[str], list[StoreUnavailable]]:
+    places = asyncio.Semaphore(_AT_ONCE)
+    removed, failures = [], []
+
+    async def remove(reference: str) -> None:
+        store, key = _place(stores, reference)
+        async with places:
+            try:
+                await store.delete(key)
+            except StoreUnavailable as error:
+                failures.append(error)
+            else:
+                removed.append(reference)
+
+    await asyncio.gather(*map(remove, sorted(references)))
+    return removed, failures
+
+
+def _place(stores: Stores, reference: str) -> tuple[ObjectStore, str]:
+    if reference.startswith("/"):
+        return stores.renditions, reference.removeprefix("/")
+    return stores.originals, original_key(reference)

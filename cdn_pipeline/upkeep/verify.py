@@ -1,0 +1,235 @@
+"""Verification: catalog against stores, both ways, and repairs by ordinary jobs.
+
+A rendition is made again from its original; an original that is lost is downloaded again if its URL lives.
+"""
+
+import asyncio
+import hashlib
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+
+import sqlalchemy as sa
+
+from cdn_pipeline.catalog.sessions import transaction
+from cdn_pipeline.collections import Collection
+from cdn_pipeline.queue.reopen import open_repair_jobs
+from cdn_pipeline.queue.states import Stage
+from cdn_pipeline.store.keys import original_key
+from cdn_pipeline.store.objects import ObjectMissing, ObjectStore
+from cdn_pipeline.upkeep.stores import Part
+from cdn_pipeline.upkeep.survey import Survey, survey_originals, survey_renditions
+
+BATCH = 500
+MAX_SAMPLES = 20
+_AT_ONCE = 32
+_LOWEST, _HIGHEST = uuid.UUID(int=0), uuid.UUID(int=2**128 - 1)
+
+
+class Problem(StrEnum):
+    """What may be wrong with an object that the catalog refers to."""
+
+    MISSING = "missing"
+    SIZE = "of another size"
+    BYTES = "of other bytes"
+    HEADERS = "of another content type"  # told, but not repaired: its bytes are right
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """An object, by path or SHA-256, that is not as the catalog says, the image that needs it, and who made it."""
+
+    reference: str
+    problem: Problem
+    asset_id: uuid.UUID
+    recipe: str | None
+
+    @property
+    def words(self) -> str:
+        """The finding in words."""
+        return f"{self.reference} is {self.problem} (image {self.asset_id})"
+
+
+@dataclass(slots=True)
+class Verified:
+    """How many objects of a part were looked at, and what is wrong with how many of them.
+
+    `repaired` of these have a job now that mends them; `samples` names some of the others.
+    """
+
+    part: Part
+    looked_at: int = 0
+    problems: Counter[Problem] = field(default_factory=Counter)
+    repaired: int = 0
+    samples: list[Finding] = field(default_factory=list)
+
+    @property
+    def wrong(self) -> int:
+        """Objects that are not as the catalog says."""
+        return self.problems.total()
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Verifies the parts whose stores are given; `read` reads every object to compare its hash, not only its size."""
+
+    catalog: sa.Engine
+    collection: Collection
+    stores: Mapping[Part, ObjectStore]
+    sample: int | None = None  # objects of each part, drawn at random; None: all
+    read: bool = False
+    repair: bool = False
+
+    def run(self) -> Iterator[Verified]:
+        """Yields each part after every batch, the same object as it grows.
+
+        Raises:
+            StoreUnavailable: a store does not answer.
+        """
+        for part in self.stores:
+            verified = Verified(part)
+            yield verified
+            for batch in self._batches(part):
+                self._verify(verified, batch)
+                yield verified
+
+    def unknown(self) -> Mapping[Part, Survey]:
+        """What the stores have and the catalog does not know; lists the stores in full.
+
+        Raises:
+            StoreUnavailable: a store does not answer.
+        """
+        with self.catalog.connect() as connection:
+            return {part: asyncio.run(self._survey(connection, part)) for part in self.stores}
+
+    async def _survey(self, connection: sa.Connection, part: Part) -> Survey:
+        if part is Part.RENDITIONS:
+            return await survey_renditions(connection, self.stores[part], self.collection, keep=0)
+        return await survey_originals(connection, self.stores[part], keep=0)
+
+    def _batches(self, part: Part) -> Iterator[Sequence[sa.RowMapping]]:
+        """Ids are random, so those that follow a random one are a random sample."""
+        start = _LOWEST if self.sample is None else uuid.uuid4()
+        left = self.sample
+        for after, until in ((start, _HIGHEST), (_LOWEST, start)):
+            while left is None or left > 0:
+                limit = BATCH if left is None else min(BATCH, left)
+                values = {"collection": self.collection.name, "after": after, "until": until, "limit": limit}
+                with self.catalog.connect() as connection:
+                    batch = connection.execute(_TARGETS[part], values).mappings().all()
+                if not batch:
+                    break
+                yield batch
+                after = batch[-1]["id"]
+                left = None if left is None else left - len(batch)
+
+    def _verify(self, verified: Verified, batch: Sequence[sa.RowMapping]) -> None:
+        findings = asyncio.run(_findings(self.stores[verified.part], verified.part, batch, read=self.read))
+        verified.looked_at += len(batch)
+        if findings:
+            with self.catalog.connect() as connection:
+                findings = _still_referred_to(connection, verified.part, findings)
+        repaired = self._repair(verified.part, findings) if self.repair else set()
+        left = [finding for finding in findings if finding not in repaired]
+        verified.problems.update(finding.problem for finding in findings)
+        verified.repaired += len(repaired)
+        verified.samples += left[: MAX_SAMPLES - len(verified.samples)]
+
+    def _repair(self, part: Part, findings: Sequence[Finding]) -> set[Finding]:
+        """Opens jobs for what they can mend; returns that."""
+        wanted: defaultdict[str, list[Finding]] = defaultdict(list)
+        for finding in findings:
+            if finding.problem is not Problem.HEADERS:
+                wanted[finding.recipe or self.collection.recipe.name].append(finding)
+        repaired: set[Finding] = set()
+        for recipe in self.collection.recipes:
+            if broken := wanted[recipe.name]:
+                open_jobs = partial(
+                    open_repair_jobs,
+                    collection=self.collection,
+                    recipe=recipe,
+                    asset_ids=[finding.asset_id for finding in broken],
+                    stage=Stage.ENCODE if part is Part.RENDITIONS else Stage.DOWNLOAD,
+                )
+                images = transaction(self.catalog, open_jobs)
+                repaired.update(finding for finding in broken if finding.asset_id in images)
+        return repaired
+
+
+_TARGETS = {
+    Part.RENDITIONS: sa.text("""
+        SELECT r.id, r.asset_id, r.path AS reference, r.file_size AS size, r.content_hash AS sha256, r.recipe,
+               'image/' || r.format AS content_type
+        FROM cdn_image_renditions r JOIN cdn_image_assets a ON a.id = r.asset_id AND a.collection = :collection
+        WHERE r.state = 'current' AND r.id > :after AND r.id <= :until ORDER BY r.id LIMIT :limit
+    """),
+    Part.ORIGINALS: sa.text("""
+        SELECT id, id AS asset_id, original_sha256 AS reference, original_file_size AS size,
+               original_sha256 AS sha256, NULL AS recipe, NULL AS content_type
+        FROM cdn_image_assets
+        WHERE collection = :collection AND original_sha256 IS NOT NULL AND id > :after AND id <= :until
+        ORDER BY id LIMIT :limit
+    """),
+}
+
+
+def _still_referred_to(connection: sa.Connection, part: Part, findings: Sequence[Finding]) -> list[Finding]:
+    """Without those whose image shows another picture, or is erased, since the batch was read."""
+    values = {
+        "asset_ids": [finding.asset_id for finding in findings],
+        "references": [finding.reference for finding in findings],
+    }
+    still = {(row.asset_id, row.reference) for row in connection.execute(_STILL[part], values)}
+    return [finding for finding in findings if (finding.asset_id, finding.reference) in still]
+
+
+_WANTED = "unnest(CAST(:asset_ids AS uuid[]), CAST(:references AS text[])) AS wanted(asset_id, reference)"
+
+_STILL = {
+    Part.RENDITIONS: sa.text(f"""
+        SELECT wanted.asset_id, wanted.reference FROM {_WANTED}
+        JOIN cdn_image_renditions r ON r.asset_id = wanted.asset_id AND r.path = wanted.reference
+        WHERE r.state = 'current'
+    """),
+    Part.ORIGINALS: sa.text(f"""
+        SELECT wanted.asset_id, wanted.reference FROM {_WANTED}
+        JOIN cdn_image_assets a ON a.id = wanted.asset_id AND a.original_sha256 = wanted.reference
+    """),
+}
+
+
+async def _findings(store: ObjectStore, part: Part, targets: Sequence[sa.RowMapping], *, read: bool) -> list[Finding]:
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def look_at(target: sa.RowMapping) -> Finding | None:
+        key = target["reference"].removeprefix("/") if part is Part.RENDITIONS else original_key(target["reference"])
+        async with places:
+            problem = await _problem(store, key, target, read=read)
+        if problem is None:
+            return None
+        return Finding(target["reference"], problem, target["asset_id"], target["recipe"])
+
+    found = await asyncio.gather(*map(look_at, targets))
+    return [finding for finding in found if finding is not None]
+
+
+async def _problem(store: ObjectStore, key: str, target: sa.RowMapping, *, read: bool) -> Problem | None:
+    head = await store.head(key)
+    if head is None:
+        return Problem.MISSING
+    if target["size"] is not None and head.size != target["size"]:
+        return Problem.SIZE
+    if read:
+        try:
+            data = await store.get(key)
+        except ObjectMissing:
+            return Problem.MISSING
+        if hashlib.sha256(data).hexdigest() != target["sha256"]:
+            return Problem.BYTES
+    # A folder's objects have no headers unless a manifest is there; the server makes them from the key.
+    if None not in (head.content_type, target["content_type"]) and head.content_type != target["content_type"]:
+        return Problem.HEADERS
+    return None
