@@ -5,7 +5,7 @@ BIN := .venv/bin
 export DAGSTER_HOME ?= $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev serve test bench lint format requirements docs clean
+.PHONY: help demo dev serve test bench chaos lint format requirements docs clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -24,6 +24,9 @@ test: .venv/installed  ## run the tests (on two processes)
 
 bench: .venv/installed  ## end to end against the bare codec, about ten minutes
 	@$(BIN)/python -m benchmarks.throughput
+
+chaos: .venv/installed  ## twenty-one disasters in a small world, and what came back
+	@$(BIN)/python -m benchmarks.chaos
 
 lint: .venv/installed  ## format check, lint, types, layers
 	@$(BIN)/ruff format --check .
