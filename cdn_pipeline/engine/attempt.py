@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.fetch.body import BodyRoom
 from cdn_pipeline.fetch.client import Download, NotModified
 from cdn_pipeline.media.decode import sniff
 from cdn_pipeline.queue.due import DueJob
@@ -19,6 +20,7 @@ class Attempt:
     """What an attempt has brought so far. Times in milliseconds; `None` means that the stage was not reached."""
 
     job: DueJob
+    room: BodyRoom = field(default_factory=BodyRoom)
     started: float = field(default_factory=time.monotonic)
     original: StoredOriginal | None = None
     renditions: tuple[NewRendition, ...] = ()

@@ -17,6 +17,7 @@ from cdn_pipeline.engine.hosts import Hosts, HostShut
 from cdn_pipeline.engine.pool import PoolBroken, PoolUnusable, WorkerPool
 from cdn_pipeline.engine.transcoding import Transcoder
 from cdn_pipeline.failures import FailureKind, ImageFailure, Remedy
+from cdn_pipeline.fetch.body import LARGE_BODIES, BodyRoom
 from cdn_pipeline.fetch.client import Download, Downloader, NotModified
 from cdn_pipeline.fetch.hosts import host_of
 from cdn_pipeline.media.transcode import Rendition, Transcoded
@@ -62,6 +63,7 @@ class ImageProcessor:
         self._collection = collection
         self._stages = stages
         self._releases: Counter[uuid.UUID] = Counter()
+        self._large_bodies = asyncio.Semaphore(LARGE_BODIES)
         self._last_stored = -math.inf
         self._refused_since: dict[uuid.UUID, float] = {}  # jobs whose bytes the store did not take, and when they began
 
@@ -72,7 +74,7 @@ class ImageProcessor:
             PoolUnusable: no worker can be started.
             CancelledError: the run stops; the job is still to be released.
         """
-        attempt = Attempt(job)
+        attempt = Attempt(job, BodyRoom(self._large_bodies))
         try:
             async with asyncio.timeout(IMAGE_SECONDS):
                 return await self._advance(attempt)
@@ -88,6 +90,8 @@ class ImageProcessor:
             return self._let_go(attempt, error, FailureKind.UPLOAD_FAILED)
         except Exception as error:
             return self._failed(attempt, _failure_of(error))
+        finally:
+            attempt.room.leave()
 
     def _let_go(self, attempt: Attempt, error: Exception, failure: FailureKind | None = None) -> Outcome:
         """Pool or store failed the image: not its fault, unless it happens to this one again and again."""
@@ -163,7 +167,7 @@ class ImageProcessor:
             is_best = url == attempt.job.urls[0]
             try:
                 async with self._parts.hosts.visit(attempt.job.host if is_best else host_of(url)):
-                    download = await self._parts.downloader.download(url, **attempt.validators(url))
+                    download = await self._parts.downloader.download(url, room=attempt.room, **attempt.validators(url))
             except HostShut as shut:
                 if is_best:
                     raise
@@ -194,6 +198,7 @@ class ImageProcessor:
         sha256 = attempt.job.original_sha256
         if sha256 is None:
             raise ImageFailure(FailureKind.ORIGINAL_MISSING, "the catalog knows of none")
+        await attempt.room.grow(attempt.job.original_file_size or 0)
         data = await self._parts.originals.get(sha256)
         await self._store_renditions(attempt, sha256, await self._transcoder.transcode(data, attempt.job.recipe))
 

@@ -1,18 +1,54 @@
 """Reads the body of an answer: whole, decoded, beginning like an image, and never past the byte limit."""
 
+import asyncio
 import zlib
+from collections.abc import Awaitable, Callable
 
 from aiohttp import ClientResponse
 
 from cdn_pipeline.failures import FailureKind, ImageFailure
 from cdn_pipeline.media.decode import sniff
 
+LARGE_BODY_BYTES = 2 << 20  # Instagram's are below 1 MB
+LARGE_BODIES = 2  # at once: with 64 images in hand their bytes stay below 200 MB, whatever hosts send
+
+Grow = Callable[[int], Awaitable[None]]
+"""Waits until there is room for so many bytes of a body."""
+
 _HEAD_BYTES = 32  # as many as `sniff` wants to see
 _DETAIL_CHARACTERS = 80
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
 
-async def read_image(response: ClientResponse, max_bytes: int) -> bytes:
+class BodyRoom:
+    """Room for the bytes of one image: a large body waits for a place, and keeps it until the image is done."""
+
+    def __init__(self, places: asyncio.Semaphore | None = None) -> None:
+        """`places` are shared by all images of a run; without them there is room for everything."""
+        self._places = places
+        self._has_place = False
+
+    async def grow(self, size: int, *, limit: asyncio.Timeout | None = None) -> None:
+        """Returns when there is room for so many bytes; the time limit stands still meanwhile."""
+        if self._places is None or self._has_place or size <= LARGE_BODY_BYTES:
+            return
+        now = asyncio.get_running_loop().time
+        ends_at, began = limit.when() if limit else None, now()
+        if limit:
+            limit.reschedule(None)
+        await self._places.acquire()
+        self._has_place = True
+        if limit and ends_at is not None:
+            limit.reschedule(ends_at + now() - began)
+
+    def leave(self) -> None:
+        """Gives the place up: the bytes are no longer needed."""
+        if self._places and self._has_place:
+            self._has_place = False
+            self._places.release()
+
+
+async def read_image(response: ClientResponse, max_bytes: int, grow: Grow) -> bytes:
     """Reads the body, and no further than it takes to see that it is no image or too large.
 
     Raises:
@@ -21,11 +57,13 @@ async def read_image(response: ClientResponse, max_bytes: int) -> bytes:
     """
     if (response.content_length or 0) > max_bytes:
         raise ImageFailure(FailureKind.IMAGE_TOO_LARGE, f"Content-Length {response.content_length}")
+    await grow(response.content_length or 0)
     encoding = _ContentEncoding(response.headers.get("Content-Encoding", ""), max_bytes)
     image = bytearray()
     sniffed = False
     async for chunk in response.content.iter_any():
         image += encoding.decode(chunk)
+        await grow(len(image))
         if not sniffed and len(image) >= _HEAD_BYTES:
             _require_image(image, response)
             sniffed = True

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Self, overload
@@ -32,7 +33,7 @@ from yarl import URL
 
 from cdn_pipeline.failures import FailureKind, ImageFailure
 from cdn_pipeline.fetch.addresses import AddressRefused, guarded_socket_factory
-from cdn_pipeline.fetch.body import printable, read_image
+from cdn_pipeline.fetch.body import BodyRoom, Grow, printable, read_image
 from cdn_pipeline.settings import Network
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -136,33 +137,36 @@ class Downloader:
         await self._session.close()
 
     @overload
-    async def download(self, url: str) -> Download: ...
+    async def download(self, url: str, *, room: BodyRoom | None = None) -> Download: ...
 
     @overload
     async def download(
-        self, url: str, *, etag: str | None = None, last_modified: str | None = None
+        self, url: str, *, room: BodyRoom | None = None, etag: str | None = None, last_modified: str | None = None
     ) -> Download | NotModified: ...
 
     async def download(
-        self, url: str, *, etag: str | None = None, last_modified: str | None = None
+        self, url: str, *, room: BodyRoom | None = None, etag: str | None = None, last_modified: str | None = None
     ) -> Download | NotModified:
         """Downloads the image at `url`, which is sent byte for byte as given.
 
         With the validators of an earlier download (`etag`, `last_modified`) the host is asked to send the image only if
         it is another one by now. They are not for other hosts that the URL redirects to.
 
+        A large body waits for its place in `room`, and the time limit with it.
+
         Raises:
             ImageFailure: whatever went wrong; its kind says what, its detail never carries the URL.
         """
         async with self._places:
             try:
-                async with asyncio.timeout(self._limits.total_seconds):
-                    return await self._follow(url, _validators(etag, last_modified))
+                async with asyncio.timeout(self._limits.total_seconds) as limit:
+                    grow = partial((room or BodyRoom()).grow, limit=limit)
+                    return await self._follow(url, _validators(etag, last_modified), grow)
             except TimeoutError as error:
                 detail = f"not complete after {self._limits.total_seconds:g} s"
                 raise ImageFailure(FailureKind.DOWNLOAD_TIMEOUT, detail) from error
 
-    async def _follow(self, url: str, validators: Mapping[str, str]) -> Download | NotModified:
+    async def _follow(self, url: str, validators: Mapping[str, str], grow: Grow) -> Download | NotModified:
         started = time.monotonic()
         for _ in range(1 + self._limits.max_redirects):
             async with self._answer_to(url, validators) as response:
@@ -175,7 +179,7 @@ class Downloader:
                     return NotModified(_milliseconds_since(started))
                 await _require_ok(url, response)
                 return Download(
-                    data=await read_image(response, self._limits.max_bytes),
+                    data=await read_image(response, self._limits.max_bytes, grow),
                     status=response.status,
                     content_type=response.headers.get("Content-Type"),
                     etag=response.headers.get("ETag"),

@@ -106,6 +106,7 @@ class DueJob:
     original_sha256: str | None
     original_identity: str | None
     original_rank: int | None
+    original_file_size: int | None  # bytes
     last_failure: FailureKind | None
     current_paths: frozenset[str]
     claimed_at: datetime  # by the catalog's clock
@@ -168,8 +169,8 @@ _CLAIM = sa.text(f"""
            claimed.host, claimed.priority, claimed.deadline, claimed.force, claimed.retry_count, marked.owner_id,
            marked.source_type, marked.source_id, marked.media_id, marked.source_url, marked.rank, marked.fallback_urls,
            marked.identity, marked.url_expires_at, marked.source_etag, marked.source_last_modified,
-           marked.original_sha256, marked.original_identity, marked.original_rank, marked.failure_kind,
-           marked.observed_at, marked.taken_at, claimed.started_at AS claimed_at,
+           marked.original_sha256, marked.original_identity, marked.original_rank, marked.original_file_size,
+           marked.failure_kind, marked.observed_at, marked.taken_at, claimed.started_at AS claimed_at,
            renditions.current_paths, renditions.fresh, renditions.stored
     FROM claimed JOIN marked ON marked.id = claimed.asset_id
     CROSS JOIN LATERAL (
@@ -242,6 +243,7 @@ def _due_job(row: sa.RowMapping, recipe: Recipe) -> DueJob:
         original_sha256=row["original_sha256"],
         original_identity=row["original_identity"],
         original_rank=row["original_rank"],
+        original_file_size=row["original_file_size"],
         last_failure=FailureKind(row["failure_kind"]) if row["failure_kind"] else None,
         current_paths=frozenset(row["current_paths"] or ()),
         claimed_at=row["claimed_at"],

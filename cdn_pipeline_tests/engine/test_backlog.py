@@ -38,6 +38,7 @@ def job(host: str, *, hours: float = 1.0, shard: str = "00", stage: Stage = Stag
         original_sha256=None,
         original_identity=None,
         original_rank=None,
+        original_file_size=None,
         last_failure=None,
         claimed_at=NOW,
         current_paths=frozenset(),

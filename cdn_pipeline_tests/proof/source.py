@@ -11,6 +11,7 @@ from io import BytesIO
 from PIL import Image
 
 from cdn_pipeline.failures import FailureKind, ImageFailure
+from cdn_pipeline.fetch.body import BodyRoom
 from cdn_pipeline.fetch.client import Download, NotModified
 from cdn_pipeline.sources.discovery import ImageKey, ImageReference
 from cdn_pipeline.sources.instagram import SourceUrl
@@ -162,7 +163,7 @@ class Host:
     source: Source
 
     async def download(
-        self, url: str, *, etag: str | None = None, last_modified: str | None = None
+        self, url: str, *, room: BodyRoom | None = None, etag: str | None = None, last_modified: str | None = None
     ) -> Download | NotModified:
         data = self.source.answer_to(url, datetime.now(UTC))
         validator = f'"{hashlib.md5(data).hexdigest()}"'

@@ -1,12 +1,12 @@
 """Mirroring: one stream through download, transcode and publication, reported as three assets."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
 
 from cdn_pipeline.observe.thresholds import Judgement, judge_not_in_rate, judge_objects, judge_success_rate
+from cdn_pipeline.orchestration.assets.openings import open_jobs
 from cdn_pipeline.orchestration.assets.sources import source_images
 from cdn_pipeline.orchestration.checks import (
     OBJECTS_INSPECTED,
@@ -117,10 +117,7 @@ def mirrored_images(context: dg.AssetExecutionContext, config: MirrorConfig, mir
         return
     shards = run_shards(context)
     selection = _selection(context, config, mirror.mirror)
-    _open_jobs_again(selection, config, mirror.mirror, shards)
-    _open_rollout_jobs(context, selection, mirror.mirror, shards)
-    if FRESHNESS_TAG in context.run.tags:
-        _refresh(context, mirror.mirror, shards)
+    open_jobs(context, config, mirror.mirror, selection, shards)
     tallies: list[Tally] = []
     for report in _reports(context, mirror.mirror, selection, config, shards):
         tallies.append(report.tally)
@@ -154,59 +151,6 @@ def _leaves_from(tags: Mapping[str, str]) -> int | None:
     return BACKFILL_PRIORITY if tags.get("lane") in (Lane.URGENT, Lane.REGULAR) else None
 
 
-def _open_jobs_again(selection: "Selection", config: MirrorConfig, mirror: "Mirror", shards: Sequence[str]) -> None:
-    from cdn_pipeline.catalog.sessions import transaction
-    from cdn_pipeline.queue.reopen import open_jobs_again
-    from cdn_pipeline.queue.states import Stage
-
-    downloads = Stage.DOWNLOAD in selection.stages
-    from_originals = not downloads and Stage.ENCODE in selection.stages
-    if not (from_originals or (downloads and config.force)):
-        return
-    reopen = partial(
-        open_jobs_again,
-        collection=selection.collection,
-        shards=shards,
-        from_originals=from_originals,
-        force=config.force,
-        owner_ids=selection.owner_ids,
-        limit=config.limit,
-    )
-    transaction(mirror.catalog, reopen)
-
-
-def _open_rollout_jobs(
-    context: dg.AssetExecutionContext, selection: "Selection", mirror: "Mirror", shards: Sequence[str]
-) -> None:
-    """Images that were published since a rollout began get its renditions, too.
-
-    Not in runs that new rows wait for: it takes 0.3 s per 20,000 images.
-    """
-    from cdn_pipeline.catalog.sessions import transaction
-    from cdn_pipeline.queue.reopen import open_rollout_jobs
-    from cdn_pipeline.queue.states import Stage
-
-    is_quick = selection.before_priority is not None and FRESHNESS_TAG not in context.run.tags
-    if is_quick or not {Stage.ENCODE, Stage.PUBLISH} <= selection.stages:
-        return
-    missing = partial(open_rollout_jobs, collection=selection.collection, shards=shards, owner_ids=selection.owner_ids)
-    if opened := transaction(mirror.catalog, missing):
-        context.log.info(f"images that lack the renditions of a rollout: {opened}")
-
-
-def _refresh(context: dg.AssetExecutionContext, mirror: "Mirror", shards: Sequence[str]) -> None:
-    """What a nightly run adds to the queue before it works through it."""
-    from cdn_pipeline.catalog.sessions import transaction
-    from cdn_pipeline.queue.freshness import open_checks, release_retries
-
-    def refresh(connection: "sa.Connection") -> tuple[int, int]:
-        released = release_retries(connection, mirror.collection, shards)
-        return released, open_checks(connection, mirror.collection, shards)
-
-    released, checks = transaction(mirror.catalog, refresh)
-    context.log.info(f"retries released: {released}, pictures to be checked at the source: {checks}")
-
-
 def _reports(
     context: dg.AssetExecutionContext,
     mirror: "Mirror",
@@ -219,9 +163,8 @@ def _reports(
     from cdn_pipeline.queue.due import count_due
     from cdn_pipeline.queue.leases import release_dead_leases
 
-    with mirror.catalog.begin() as connection:
-        release_dead_leases(connection, shards)
-        due = count_due(connection, selection, shards)
+    _in_catalog(mirror, lambda connection: release_dead_leases(connection, shards))
+    due = _in_catalog(mirror, lambda connection: count_due(connection, selection, shards))
     if config.limit is not None:
         due = min(due, config.limit)
     context.log.info(f"{due} images to do in {len(shards)} shards")
@@ -258,7 +201,7 @@ def _standing(mirror: "Mirror", shard: str) -> tuple[Metadata, dg.MarkdownMetada
     from cdn_pipeline.observe.samples import sample_pictures, shard_state
 
     size_name = mirror.collection.recipe.sizes[0].name
-    state, pictures = _read(
+    state, pictures = _in_catalog(
         mirror,
         lambda connection: (
             shard_state(connection, shard),
@@ -303,7 +246,7 @@ def _hosts_left_alone(context: dg.AssetExecutionContext, mirror: "Mirror") -> Me
     """The hosts whose images this run has left due, because their breaker is open."""
     from cdn_pipeline.observe.hosts import shut_hosts
 
-    found = _read(mirror, lambda connection: shut_hosts(connection, mirror.collection))
+    found = _in_catalog(mirror, lambda connection: shut_hosts(connection, mirror.collection))
     for host in found:
         context.log.warning(host.words)
     return {"hosts left alone": [host.words for host in found] or None}
@@ -312,16 +255,16 @@ def _hosts_left_alone(context: dg.AssetExecutionContext, mirror: "Mirror") -> Me
 def _deadlines(mirror: "Mirror") -> Metadata:
     from cdn_pipeline.observe.feasibility import feasibility
 
-    found = _read(mirror, lambda connection: feasibility(connection, mirror.collection))
+    found = _in_catalog(mirror, lambda connection: feasibility(connection, mirror.collection))
     return {"images waiting": found.waiting, "images that expire before we reach them": found.at_risk}
 
 
-def _read(mirror: "Mirror", read: Callable[["sa.Connection"], _T]) -> _T:
-    """Reads the catalog as patiently as the stream: a restart must not fail a run that has done its work."""
+def _in_catalog(mirror: "Mirror", work: Callable[["sa.Connection"], _T]) -> _T:
+    """As patient as the stream: a restart must not fail a run that has done its work."""
     from cdn_pipeline.catalog.sessions import transaction
     from cdn_pipeline.engine.outages import CATALOG_PATIENCE
 
-    return transaction(mirror.catalog, read, patience=CATALOG_PATIENCE)
+    return transaction(mirror.catalog, work, patience=CATALOG_PATIENCE)
 
 
 def _check_events(context: dg.AssetExecutionContext, mirror: "Mirror") -> Events:
@@ -339,10 +282,14 @@ def _check_events(context: dg.AssetExecutionContext, mirror: "Mirror") -> Events
 
 
 def _inspect(mirror: "Mirror") -> tuple[Judgement, Metadata]:
+    from cdn_pipeline.store.objects import StoreUnavailable
     from cdn_pipeline.upkeep.stores import Part
     from cdn_pipeline.upkeep.verify import Verification
 
     stores = {Part.RENDITIONS: mirror.objects}
-    *_, verified = Verification(mirror.catalog, mirror.collection, stores, sample=OBJECTS_INSPECTED).run()
+    try:
+        *_, verified = Verification(mirror.catalog, mirror.collection, stores, sample=OBJECTS_INSPECTED).run()
+    except StoreUnavailable as error:  # says nothing about the objects: what the run did stands
+        return Judgement(False, is_error=False, words=f"not inspected: {error}"), {"inspected": 0}
     judgement = judge_objects(verified.looked_at, verified.wrong)
     return judgement, {"inspected": verified.looked_at, "missing": [finding.reference for finding in verified.samples]}
