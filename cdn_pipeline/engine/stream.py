@@ -24,8 +24,9 @@ from cdn_pipeline.queue.leases import (
     release_dead_leases,
     renew_leases,
 )
-from cdn_pipeline.queue.outcomes import Outcome, Verdict, settle
+from cdn_pipeline.queue.outcomes import Outcome, Verdict
 from cdn_pipeline.queue.retries import longest_wait_in_run
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import Stage
 
 IN_HAND = 64  # images at once: their bytes are what a run's memory holds (0.1 MB each as a rule, 32 MB at most)

@@ -216,7 +216,7 @@ def _telling(reopen: sa.TextClause) -> sa.TextClause:
     return sa.text(f"{reopen.text} RETURNING asset_id")
 
 
-# Other recipes are made of completed images only: `outcomes` relies on it.
+# Other recipes are made of completed images only: `settlement` relies on it.
 _REPAIR_FROM_ORIGINALS = _telling(
     _reopen(f"""{_OF_THESE} AND {_HAS_ORIGINAL}
         AND (CAST(:rollout AS text) IS NULL OR a.processing_status = '{ImageStatus.COMPLETED}')""")

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue.holds import hold_queue
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.sources.discovery import ImageKey, ImageReference
 from cdn_pipeline.sources.instagram import parse
 from cdn_pipeline_tests.cli.conftest import Invoke

@@ -4,7 +4,8 @@ import pytest
 import sqlalchemy as sa
 
 from cdn_pipeline.failures import FailureKind
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline_tests.cli.conftest import Invoke
 from cdn_pipeline_tests.queue.catalogs import RUN, open_jobs, outcome, publish, reference, rolled_out, see, take

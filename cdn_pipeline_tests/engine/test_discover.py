@@ -14,7 +14,7 @@ from cdn_pipeline.demo.signing import Signer
 from cdn_pipeline.engine import discover as discover_module
 from cdn_pipeline.engine.discover import Discovered, discover
 from cdn_pipeline.queue.intake import known_images
-from cdn_pipeline.queue.outcomes import settle
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.watermarks import read_watermarks
 from cdn_pipeline.sources import app_database
 from cdn_pipeline.sources.app_database import shard_of

@@ -13,7 +13,7 @@ from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.observe.feasibility import Feasibility, feasibility
 from cdn_pipeline.observe.thresholds import MINIMUM_SAMPLE
 from cdn_pipeline.queue.holds import hold_queue
-from cdn_pipeline.queue.outcomes import settle
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline_tests.queue.catalogs import NOW, RUN, published, reference, see, source_url, take
 
 # Deadlines fall beside every moment at which an image can be reached, so that rounding decides nothing.

@@ -14,7 +14,8 @@ from cdn_pipeline.observe.overview import Overview, look_over
 from cdn_pipeline.observe.snapshot import snapshot
 from cdn_pipeline.queue.holds import hold_queue
 from cdn_pipeline.queue.leases import Run, hold_run
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import ImageStatus
 from cdn_pipeline_tests.queue.catalogs import (
     RUN,

@@ -18,7 +18,8 @@ from cdn_pipeline.observe.standing import Watch, oldest_due, scans, watch
 from cdn_pipeline.queue.due import DueJob
 from cdn_pipeline.queue.intake import known_images, record
 from cdn_pipeline.queue.leases import hold_run
-from cdn_pipeline.queue.outcomes import Outcome, Verdict, settle
+from cdn_pipeline.queue.outcomes import Outcome, Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.sources.discovery import CLOCK_TOLERANCE, ImageKey, ImageReference, compare
 from cdn_pipeline.sources.instagram import SourceUrl
 from cdn_pipeline_tests.pipelines import BASE_URL

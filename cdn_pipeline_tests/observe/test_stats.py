@@ -26,7 +26,8 @@ from cdn_pipeline.observe.stats import (
 )
 from cdn_pipeline.queue.housekeeping import JOBS_KEPT
 from cdn_pipeline.queue.leases import LEASE, release_dead_leases
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline_tests.observe.histories import Job, count, histories, write
 from cdn_pipeline_tests.queue.catalogs import RUN, outcome, publish, published, reference, see, session, take_one
 

@@ -11,7 +11,8 @@ from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.observe.snapshot import snapshot
 from cdn_pipeline.observe.story import ImageStory, tell_stories
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, JobType
 from cdn_pipeline_tests.queue.catalogs import (
     RUN,

@@ -17,7 +17,8 @@ from cdn_pipeline.observe.story import ImageStory, tell_stories
 from cdn_pipeline.observe.why import QueueState, Why, why
 from cdn_pipeline.queue.holds import hold_queue, restore_queue
 from cdn_pipeline.queue.leases import Run, dead_runs
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.sources.discovery import ImageReference
 from cdn_pipeline_tests.queue.catalogs import (

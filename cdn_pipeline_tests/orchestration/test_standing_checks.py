@@ -18,7 +18,8 @@ from cdn_pipeline.observe import standing
 from cdn_pipeline.observe.thresholds import MINIMUM_SAMPLE
 from cdn_pipeline.orchestration.resources import CatalogResource
 from cdn_pipeline.orchestration.standing_checks import standing_checks
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline_tests.orchestration.workplace import ALL_SHARDS, PUBLISHED, Workplace, verdicts
 from cdn_pipeline_tests.queue.catalogs import (
     NOW,

@@ -11,7 +11,8 @@ from cdn_pipeline.collections import SHARDS
 from cdn_pipeline.engine.images import ImageProcessor
 from cdn_pipeline.queue.due import DueJob, Selection, claim
 from cdn_pipeline.queue.leases import Run, hold_run, renew_leases
-from cdn_pipeline.queue.outcomes import Outcome, Verdict, settle
+from cdn_pipeline.queue.outcomes import Outcome, Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline_tests.proof.databases import Catalog
 from cdn_pipeline_tests.proof.parts import Fate, Trouble, World
 

@@ -15,7 +15,8 @@ from cdn_pipeline.media.recipes import Recipe
 from cdn_pipeline.queue.due import DueJob, Selection, claim
 from cdn_pipeline.queue.intake import known_images, record
 from cdn_pipeline.queue.leases import Run
-from cdn_pipeline.queue.outcomes import NewRendition, Outcome, StoredOriginal, Verdict, settle
+from cdn_pipeline.queue.outcomes import NewRendition, Outcome, StoredOriginal, Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import IMAGE_TRANSITIONS, JOB_TRANSITIONS, Stage
 from cdn_pipeline.sources.discovery import ImageKey, ImageReference, Sighting, compare
 from cdn_pipeline.sources.instagram import SourceUrl

@@ -13,7 +13,8 @@ from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue import due
 from cdn_pipeline.queue.due import Outlook, Selection, claim, count_due, outlook
 from cdn_pipeline.queue.leases import LEASE, Run
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline_tests.queue.catalogs import (
     EVERYTHING,

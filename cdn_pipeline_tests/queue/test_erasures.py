@@ -25,8 +25,9 @@ from cdn_pipeline.queue.erasures import (
     take_down,
 )
 from cdn_pipeline.queue.leases import Run, end_runs
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
 from cdn_pipeline.queue.references import mark_unreferenced
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.tombstones import set_owner_tombstone
 from cdn_pipeline_tests.queue.catalogs import (
     RUN,

@@ -23,7 +23,8 @@ from cdn_pipeline.queue.fresh_urls import (
     note_refused,
     owners_wanting_urls,
 )
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.sources.provider import Refusal
 from cdn_pipeline_tests.queue.catalogs import (
     RUN,

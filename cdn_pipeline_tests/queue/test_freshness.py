@@ -9,7 +9,8 @@ from cdn_pipeline.collections import BACKFILL_PRIORITY, INSTAGRAM
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue.due import DueJob
 from cdn_pipeline.queue.freshness import CHECKED_LATELY, open_checks, release_retries
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import JobType, Stage
 from cdn_pipeline.sources.instagram import parse
 from cdn_pipeline_tests.queue.catalogs import (

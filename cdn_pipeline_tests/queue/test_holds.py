@@ -10,7 +10,8 @@ from cdn_pipeline.media.recipes import Recipe
 from cdn_pipeline.queue.due import count_due
 from cdn_pipeline.queue.holds import hold_queue, restore_queue
 from cdn_pipeline.queue.leases import Run, release_dead_leases
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.upkeep.rollout import pause_rollout, resume_rollout, start_rollout
 from cdn_pipeline_tests.queue.catalogs import (
     EVERYTHING,

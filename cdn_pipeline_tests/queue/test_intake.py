@@ -15,7 +15,8 @@ from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue.due import claim
 from cdn_pipeline.queue.intake import known_images, lock_images, record
 from cdn_pipeline.queue.leases import Run, release_dead_leases
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import JobType, Stage
 from cdn_pipeline.sources.discovery import Change, ImageReference, compare
 from cdn_pipeline_tests.queue.catalogs import (

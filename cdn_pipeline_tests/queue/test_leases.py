@@ -24,7 +24,8 @@ from cdn_pipeline.queue.leases import (
     release_dead_leases,
     renew_leases,
 )
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline_tests.queue.catalogs import (
     advanced,

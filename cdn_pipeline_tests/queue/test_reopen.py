@@ -7,8 +7,9 @@ import sqlalchemy as sa
 
 from cdn_pipeline.collections import BACKFILL_PRIORITY, INSTAGRAM, REENCODE_PRIORITY
 from cdn_pipeline.failures import FailureKind
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
 from cdn_pipeline.queue.reopen import open_jobs_again
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import JobType, Stage
 from cdn_pipeline_tests.queue.catalogs import (
     RUN,

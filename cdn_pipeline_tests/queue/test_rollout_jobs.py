@@ -12,8 +12,9 @@ from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.media.recipes import AVIF_THUMBNAILS, WEBP_THUMBNAILS
 from cdn_pipeline.queue.due import Selection, count_due
 from cdn_pipeline.queue.leases import release_dead_leases
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
 from cdn_pipeline.queue.reopen import Rollout, active_rollouts, open_jobs_again, open_rollout_jobs
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import JobType, Stage
 from cdn_pipeline_tests.queue.catalogs import (
     EVERYTHING,

@@ -10,8 +10,9 @@ from cdn_pipeline.failures import FailureKind, Remedy
 from cdn_pipeline.queue.due import DueJob
 from cdn_pipeline.queue.holds import hold_queue, restore_queue
 from cdn_pipeline.queue.leases import Run, release_dead_leases
-from cdn_pipeline.queue.outcomes import EFFECTS, Outcome, Verdict, settle
+from cdn_pipeline.queue.outcomes import EFFECTS, Outcome, Verdict
 from cdn_pipeline.queue.reopen import open_jobs_again
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import (
     IMAGE_TRANSITIONS,
     JOB_TRANSITIONS,

@@ -14,7 +14,8 @@ from cdn_pipeline.demo import fast_clock
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.observe.stats import compute_hour, write_hour
 from cdn_pipeline.queue.leases import Run, release_dead_leases, renew_leases
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline_tests.queue.catalogs import RUN, due_now, outcome, published, reference, register, see, session, take
 
 START = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - 5 * HOUR

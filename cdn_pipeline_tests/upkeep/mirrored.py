@@ -11,7 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from cdn_pipeline.queue.due import DueJob
-from cdn_pipeline.queue.outcomes import NewRendition, Outcome, StoredOriginal, Verdict, settle
+from cdn_pipeline.queue.outcomes import NewRendition, Outcome, StoredOriginal, Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.store.folder import FolderStore
 from cdn_pipeline.store.keys import original_key, path_of, rendition_key

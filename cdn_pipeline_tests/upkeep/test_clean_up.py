@@ -8,8 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from cdn_pipeline.collections import INSTAGRAM
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
 from cdn_pipeline.queue.references import mark_unreferenced
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.upkeep import clean_up as clean_up_module
 from cdn_pipeline.upkeep.clean_up import CleanUp, Kind, WrongCatalogError

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.engine.mirror import open_store
 from cdn_pipeline.queue.erasures import ErasureState, list_erasures
-from cdn_pipeline.queue.outcomes import settle
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.store.keys import original_key
 from cdn_pipeline.store.objects import ObjectStore, StoreUnavailable

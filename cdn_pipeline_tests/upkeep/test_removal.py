@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.queue.due import DueJob
-from cdn_pipeline.queue.outcomes import settle
 from cdn_pipeline.queue.references import half_removed, mark_unreferenced, removals
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.store.folder import FolderStore
 from cdn_pipeline.store.keys import original_key

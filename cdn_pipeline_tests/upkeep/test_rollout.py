@@ -13,8 +13,9 @@ from cdn_pipeline.media.recipes import AVIF_THUMBNAILS, WEBP_THUMBNAILS
 from cdn_pipeline.queue.due import Selection
 from cdn_pipeline.queue.holds import hold_queue, restore_queue
 from cdn_pipeline.queue.leases import release_dead_leases
-from cdn_pipeline.queue.outcomes import Verdict, settle
+from cdn_pipeline.queue.outcomes import Verdict
 from cdn_pipeline.queue.reopen import open_rollout_jobs
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.upkeep.rollout import (
     RolloutStatus,

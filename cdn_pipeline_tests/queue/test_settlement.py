@@ -8,7 +8,8 @@ from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue.due import Selection
 from cdn_pipeline.queue.leases import Run, release_dead_leases
-from cdn_pipeline.queue.outcomes import EFFECTS, StoredOriginal, Verdict, settle
+from cdn_pipeline.queue.outcomes import EFFECTS, StoredOriginal, Verdict
+from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline_tests.queue.catalogs import (
     EVERYTHING,
