@@ -69,7 +69,15 @@ class _Pool:
 
     fate: Fate
 
-    async def run(self, function: Callable[[bytes, Recipe], Transcoded], data: bytes, recipe: Recipe) -> Transcoded:
+    async def run(
+        self,
+        function: Callable[[bytes, Recipe, int], Transcoded],
+        data: bytes,
+        recipe: Recipe,
+        max_pixels: int,
+        *,
+        memory_bytes: int,
+    ) -> Transcoded:
         assert function is transcode
         if self.fate.trouble is Trouble.POOL_BREAKS:
             raise PoolBroken("a worker process was lost")
