@@ -40,6 +40,7 @@ STANDING_CHECKS = {
     "every_shard_was_scanned_within_a_day",
     "no_shard_left_failed",
     "no_host_left_alone_for_long",
+    "no_erasure_left_unfinished",
 }
 
 

@@ -99,12 +99,12 @@ def transaction(engine: sa.Engine, work: Callable[[sa.Connection], _T], *, patie
         return _transaction(engine, work)
     try:
         for attempt in stamina.retry_context(
-            on=_is_away, attempts=None, timeout=patience, wait_initial=0.25, wait_max=5.0, wait_jitter=0.25
+            on=is_away, attempts=None, timeout=patience, wait_initial=0.25, wait_max=5.0, wait_jitter=0.25
         ):
             with attempt:
                 return _transaction(engine, work)
     except sa.exc.DBAPIError as error:
-        if _is_away(error):
+        if is_away(error):
             raise CatalogUnavailable(
                 f"the catalog has been away for {patience.total_seconds():.0f} s: {error.orig}"
             ) from error
@@ -129,9 +129,10 @@ _AWAY_CLASSES = ("08", "53", "57P")
 _READ_ONLY = "25006"
 
 
-def _is_away(error: Exception) -> bool:
+def is_away(error: BaseException) -> bool:
+    """Whether the error says that a database cannot be reached or written to just now."""
     if not isinstance(error, sa.exc.DBAPIError):
-        return False
+        return isinstance(error, CatalogUnavailable)
     state = getattr(error.orig, "sqlstate", None)
     if state is None:
         return error.connection_invalidated or isinstance(error, sa.exc.OperationalError)

@@ -208,11 +208,12 @@ def verify(
     sample: Annotated[int, typer.Option(help="Read so many objects of each store, drawn at random.", min=1)] = 200,
     every: Annotated[bool, typer.Option("--all", help="Ask for every object, and count what is unknown.")] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Open jobs that put back what is lost.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Repair even if most objects are lost.")] = False,
 ) -> None:
     """Compare catalog and stores; exit status 1 if something is wrong and not in repair."""
     from cdn_pipeline.cli import upkeep
 
-    if not upkeep.verify(load_settings(), Console(), sample=None if every else sample, repair=repair):
+    if not upkeep.verify(load_settings(), Console(), sample=None if every else sample, repair=repair, force=force):
         raise typer.Exit(1)
 
 

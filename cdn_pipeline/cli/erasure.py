@@ -15,7 +15,7 @@ from cdn_pipeline.observe.lookup import find_images
 from cdn_pipeline.queue.erasures import Erasure, ErasureState, list_erasures
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.upkeep.erase import Eraser, LiftRefusedError, Target
-from cdn_pipeline.upkeep.erasure_plan import Plan, erasure_of, plan_erasure
+from cdn_pipeline.upkeep.erasure_plan import Plan, Standing, erasures_of, plan_erasure
 
 _STATUS = {ErasureState.DONE: 0, ErasureState.LIFTED: 0, ErasureState.PURGE_PENDING: 2, ErasureState.OPEN: 1}
 _SHOWN = 20  # paths
@@ -45,9 +45,9 @@ def erase(settings: Settings, console: Console, request: Request, *, dry_run: bo
     with open_catalog(settings) as catalog:
         with catalog.connect() as connection:
             target = _target(connection, console, request)
-            earlier = erasure_of(connection, INSTAGRAM, request.subject)
+            earlier = erasures_of(connection, INSTAGRAM, request.subject)
             plan = plan_erasure(connection, INSTAGRAM, target) if target else None
-        if target is None and earlier is None:
+        if target is None and not earlier:
             return 1
         if plan:
             _print_plan(console, plan)
@@ -59,8 +59,7 @@ def erase(settings: Settings, console: Console, request: Request, *, dry_run: bo
         if target:
             erasure = eraser.erase(target, requested_by=request.requested_by, reason=request.reason)
         else:
-            assert earlier is not None
-            erasure = eraser.go_on(earlier)
+            erasure = eraser.go_on(earlier[0].erasure_id)
         _print_result(console, settings, eraser, erasure)
         return _STATUS[erasure.state]
 
@@ -178,18 +177,27 @@ def _worst(statuses: Sequence[int]) -> int:
     return 1 if 1 in statuses else max(statuses, default=0)
 
 
+def _words_on(standing: Standing) -> str:
+    what = "all of it" if standing.scope == "owner" else "some of its images"
+    return f"owner {standing.owner_id}: {what}, {counted(standing.tombstones, 'tombstone')}"
+
+
 def lift(settings: Settings, console: Console, request: Request, *, yes: bool) -> int:
     """Lets in again what was erased; returns the exit status."""
     with open_catalog(settings) as catalog:
         with catalog.connect() as connection:
-            erasure_id = erasure_of(connection, INSTAGRAM, request.subject)
-        if erasure_id is None:
+            standing = erasures_of(connection, INSTAGRAM, request.subject)
+        if not standing:
             console.print(as_text(f"No tombstone stands for {request.subject}."))
+            return 1
+        print_lines(console, [_words_on(each) for each in standing])
+        if len(standing) > 1:
+            console.print(as_text("Name what only one of these took down: an image by its id, or the owner."))
             return 1
         if not yes:
             typer.confirm("The next scan will mirror it again. Lift the tombstone?", abort=True)
         try:
-            lifted = Eraser.of(settings, catalog).lift(erasure_id)
+            lifted = Eraser.of(settings, catalog).lift(standing[0].erasure_id)
         except LiftRefusedError as error:
             console.print(as_text(f"{error}."))
             return 1

@@ -39,6 +39,7 @@ def _explained(command: Callable[_P, _T], *, status: int) -> Callable[_P, _T]:
         from cdn_pipeline.store.objects import StoreUnavailable
         from cdn_pipeline.upkeep.clean_up import WrongCatalogError
         from cdn_pipeline.upkeep.rebuild import DamagedTombstoneError
+        from cdn_pipeline.upkeep.verify import WrongStoreError
 
         try:
             return command(*args, **kwargs)
@@ -52,6 +53,7 @@ def _explained(command: Callable[_P, _T], *, status: int) -> Callable[_P, _T]:
             StoreUnavailable,
             UnknownRecipeError,
             WrongCatalogError,
+            WrongStoreError,
         ) as error:
             _tell(f"{type(error).__name__}:", str(error))
             raise typer.Exit(status) from error

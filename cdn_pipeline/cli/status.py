@@ -16,6 +16,7 @@ from cdn_pipeline.observe.overview import FreshUrls, Overview, look_over
 from cdn_pipeline.observe.snapshot import snapshot
 from cdn_pipeline.observe.thresholds import LOST_LATELY
 from cdn_pipeline.observe.times import clock, distance, span
+from cdn_pipeline.queue.erasures import list_erasures
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.upkeep.rollout import RolloutStatus, rollout_status
 
@@ -29,17 +30,19 @@ def show_status(settings: Settings, console: Console, *, as_json: bool) -> bool:
     with open_catalog(settings) as engine, snapshot(engine) as now:
         overview = look_over(now, INSTAGRAM)
         rollouts = rollout_status(now.connection, INSTAGRAM)
+        unfinished = len(list_erasures(now.connection, INSTAGRAM, unfinished=True))
     checked = check_up(overview)
     if as_json:
-        print(_as_json(checked, overview, rollouts))  # noqa: T201  # unwrapped and without colour
+        print(_as_json(checked, overview, rollouts, unfinished))  # noqa: T201  # unwrapped and without colour
     else:
-        _print(console, checked, overview, rollouts, has_provider=settings.has_provider)
+        _print(console, checked, overview, rollouts, unfinished, has_provider=settings.has_provider)
     return checked.health is Health.HEALTHY
 
 
-def _as_json(checked: CheckUp, overview: Overview, rollouts: Sequence[RolloutStatus]) -> str:
+def _as_json(checked: CheckUp, overview: Overview, rollouts: Sequence[RolloutStatus], unfinished: int) -> str:
     """One object; times in ISO 8601, spans in seconds."""
     facts: dict[str, Any] = {**dataclasses.asdict(checked), **dataclasses.asdict(overview), "rollouts": rollouts}
+    facts["unfinished_erasures"] = unfinished
     return pydantic_core.to_json(facts, indent=2, timedelta_mode="float").decode()
 
 
@@ -48,6 +51,7 @@ def _print(
     checked: CheckUp,
     overview: Overview,
     rollouts: Sequence[RolloutStatus],
+    unfinished: int,
     *,
     has_provider: bool,
 ) -> None:
@@ -55,7 +59,9 @@ def _print(
     console.print(headline.append(f"{checked.words}.", style="not bold"))
     for finding in checked.findings:
         console.print(Text(f"→ {finding.first}", style=_STYLES[finding.health]))
-    print_facts(console, f"{INSTAGRAM.name}, {clock(overview.now)}", _facts(overview, rollouts, has_provider))
+    print_facts(
+        console, f"{INSTAGRAM.name}, {clock(overview.now)}", _facts(overview, rollouts, unfinished, has_provider)
+    )
     _print_queue(console, overview)
     _print_shut_hosts(console, overview)
     _print_failures(console, overview)
@@ -63,7 +69,9 @@ def _print(
     _print_runs(console, overview)
 
 
-def _facts(overview: Overview, rollouts: Sequence[RolloutStatus], has_provider: bool) -> Iterator[Fact]:
+def _facts(
+    overview: Overview, rollouts: Sequence[RolloutStatus], unfinished: int, has_provider: bool
+) -> Iterator[Fact]:
     images = overview.images
     most_first = sorted(images.by_status.items(), key=lambda item: -item[1])
     counts = ", ".join(f"{count:,} {status}" for status, count in most_first if count)
@@ -75,6 +83,8 @@ def _facts(overview: Overview, rollouts: Sequence[RolloutStatus], has_provider: 
     yield "last 24 h", f"{counted(last_day.completed, 'image')} completed, {last_day.failed:,} failed or still retrying"
     yield "sources", _sources(overview)
     yield "fresh URLs", _fresh_urls(overview.fresh_urls, has_provider)
+    if unfinished:
+        yield "erasures", Text(f"{unfinished:,} not finished: `cdn-pipeline erase` shows why", style="bold red")
     for rollout in rollouts:
         yield "rollout", rollout_words(rollout)
 

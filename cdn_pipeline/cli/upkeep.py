@@ -1,5 +1,6 @@
 """`cdn-pipeline clean-up` and `cdn-pipeline verify`."""
 
+import asyncio
 from collections.abc import Iterable, Mapping
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from cdn_pipeline.catalog.sessions import open_catalog
 from cdn_pipeline.cli.sections import add_row, as_text, counted, new_table, print_lines, print_title
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.settings import Settings
+from cdn_pipeline.store.objects import ObjectStore
 from cdn_pipeline.upkeep.clean_up import Cleaned, CleanUp, Kind, grace_of
 from cdn_pipeline.upkeep.stores import Part, open_stores
 from cdn_pipeline.upkeep.survey import Survey
@@ -49,16 +51,21 @@ def _cleaned_table(done: Iterable[Cleaned]) -> Table:
     return table
 
 
-def verify(settings: Settings, console: Console, *, sample: int | None, repair: bool) -> bool:
+def verify(settings: Settings, console: Console, *, sample: int | None, repair: bool, force: bool) -> bool:
     """Compares catalog and stores; returns whether all is as it should be, or has a job now that mends it.
 
-    Of a sample every object is read; of all (`sample` is None) it is asked for, and what is unknown is counted.
+    Of a sample every object is read; of all (`sample` is None) it is asked for, and what is unknown is counted. `force`
+    repairs even a store that has lost most objects.
     """
     done: dict[Part, Verified] = {}
     with open_catalog(settings) as engine, _progress(console) as progress:
         stores = open_stores(settings).by_part
+        if repair:
+            asyncio.run(_check(stores.values()))
         bar = progress.add_task("verifying", total=None)
-        verification = Verification(engine, INSTAGRAM, stores, sample=sample, read=sample is not None, repair=repair)
+        verification = Verification(
+            engine, INSTAGRAM, stores, sample=sample, read=sample is not None, repair=repair, force=force
+        )
         for verified in verification.run():
             done[verified.part] = verified
             progress.update(bar, description=f"{verified.part}: {verified.looked_at:,}, wrong: {verified.wrong:,}")
@@ -75,6 +82,11 @@ def verify(settings: Settings, console: Console, *, sample: int | None, repair: 
     console.print()
     console.print(as_text(_conclusion(wrong, repaired, repair=repair)))
     return wrong == repaired
+
+
+async def _check(stores: Iterable[ObjectStore]) -> None:
+    for store in stores:
+        await store.check()
 
 
 def _verified_table(done: Iterable[Verified], unknown: Mapping[Part, Survey]) -> Table:

@@ -1,5 +1,6 @@
 """One attempt at a job: what it has brought so far, and the outcome that it ends in."""
 
+import asyncio
 import hashlib
 import time
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ class Attempt:
 
     job: DueJob
     room: BodyRoom = field(default_factory=BodyRoom)
+    limit: asyncio.Timeout | None = None  # of time; stands still while the picture waits for its turn
     started: float = field(default_factory=time.monotonic)
     original: StoredOriginal | None = None
     renditions: tuple[NewRendition, ...] = ()

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import time
 import uuid
 from collections import Counter
@@ -11,13 +10,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from cdn_pipeline.catalog.sessions import is_away
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.engine.attempt import Attempt, milliseconds_since, original_of
 from cdn_pipeline.engine.hosts import Hosts, HostShut
 from cdn_pipeline.engine.pool import PoolBroken, PoolUnusable, WorkerPool
 from cdn_pipeline.engine.transcoding import Transcoder
 from cdn_pipeline.failures import FailureKind, ImageFailure, Remedy
-from cdn_pipeline.fetch.body import LARGE_BODIES, BodyRoom
+from cdn_pipeline.fetch.body import LARGE_BODIES, BodyRoom, standing_still
 from cdn_pipeline.fetch.client import Download, Downloader, NotModified
 from cdn_pipeline.fetch.hosts import host_of
 from cdn_pipeline.media.transcode import Rendition, Transcoded
@@ -31,7 +31,9 @@ from cdn_pipeline.store.labels import RenditionLabel
 from cdn_pipeline.store.objects import CACHE_CONTROL, ObjectMissing, ObjectStore, StoreUnavailable
 from cdn_pipeline.store.originals import OriginalStore
 
-IMAGE_SECONDS = 60.0  # for one attempt, waiting for a turn at its host and for a worker included
+# For one attempt, waiting for a turn at its host included. Not for transcoding: a worker's task has a limit of its own,
+# and the wait for a worker is not the picture's fault.
+IMAGE_SECONDS = 60.0
 MAX_RELEASES = 3  # of one job in a run because pool or store failed it; then it counts as a failed attempt
 
 _T = TypeVar("_T")
@@ -64,8 +66,7 @@ class ImageProcessor:
         self._stages = stages
         self._releases: Counter[uuid.UUID] = Counter()
         self._large_bodies = asyncio.Semaphore(LARGE_BODIES)
-        self._last_stored = -math.inf
-        self._refused_since: dict[uuid.UUID, float] = {}  # jobs whose bytes the store did not take, and when they began
+        self._look_at_stores: asyncio.Task[bool] | None = None
 
     async def process(self, job: DueJob) -> Outcome:
         """What became of the job. Whatever is wrong with the image comes back as an outcome.
@@ -76,22 +77,41 @@ class ImageProcessor:
         """
         attempt = Attempt(job, BodyRoom(self._large_bodies))
         try:
-            async with asyncio.timeout(IMAGE_SECONDS):
+            async with asyncio.timeout(IMAGE_SECONDS) as attempt.limit:
                 return await self._advance(attempt)
         except PoolUnusable:
             raise
         except HostShut as shut:
-            return replace(attempt.ends(Verdict.RELEASED, attempt.stage, detail=str(shut)), untouched=True)
+            return self._untouched(attempt, shut)
         except PoolBroken as error:
             return self._let_go(attempt, error)
         except StoreUnavailable as error:
-            if self._last_stored < self._refused_since.setdefault(job.job_id, attempt.started):  # nor took it another
-                return attempt.ends(Verdict.RELEASED, attempt.stage, FailureKind.STORE_UNAVAILABLE, detail=str(error))
-            return self._let_go(attempt, error, FailureKind.UPLOAD_FAILED)
+            if await self._stores_answer():  # and refuse this key
+                return self._let_go(attempt, error, FailureKind.UPLOAD_FAILED)
+            return attempt.ends(Verdict.RELEASED, attempt.stage, FailureKind.STORE_UNAVAILABLE, detail=str(error))
         except Exception as error:
+            if is_away(error):  # the catalog, when the image's host was to be asked: the run waits for it
+                return self._untouched(attempt, error)
             return self._failed(attempt, _failure_of(error))
         finally:
             attempt.room.leave()
+
+    def _untouched(self, attempt: Attempt, error: Exception) -> Outcome:
+        return replace(attempt.ends(Verdict.RELEASED, attempt.stage, detail=str(error)), untouched=True)
+
+    async def _stores_answer(self) -> bool:
+        """Whether both stores take objects; asked once for all images that fail together."""
+        if self._look_at_stores is None or self._look_at_stores.done():
+            self._look_at_stores = asyncio.create_task(self._check_stores())
+        return await asyncio.shield(self._look_at_stores)
+
+    async def _check_stores(self) -> bool:
+        try:
+            await self._parts.objects.check()
+            await self._parts.originals.check()
+        except StoreUnavailable:
+            return False
+        return True
 
     def _let_go(self, attempt: Attempt, error: Exception, failure: FailureKind | None = None) -> Outcome:
         """Pool or store failed the image: not its fault, unless it happens to this one again and again."""
@@ -198,17 +218,19 @@ class ImageProcessor:
         sha256 = attempt.job.original_sha256
         if sha256 is None:
             raise ImageFailure(FailureKind.ORIGINAL_MISSING, "the catalog knows of none")
-        await attempt.room.grow(attempt.job.original_file_size or 0)
+        await attempt.room.grow(attempt.job.original_file_size or 0, limit=attempt.limit)
         data = await self._parts.originals.get(sha256)
-        await self._store_renditions(attempt, sha256, await self._transcoder.transcode(data, attempt.job.recipe))
+        await self._store_renditions(attempt, sha256, await self._transcode(attempt, data))
 
     async def _encode_new(self, attempt: Attempt, data: bytes, original: StoredOriginal) -> None:
         """Transcodes and at the same time stores the original, then stores the renditions."""
-        transcoded = await _both(
-            self._transcoder.transcode(data, attempt.job.recipe), self._store_original(attempt, data, original)
-        )
+        transcoded = await _both(self._transcode(attempt, data), self._store_original(attempt, data, original))
         attempt.keep(replace(original, width=transcoded.width, height=transcoded.height))
         await self._store_renditions(attempt, original.sha256, transcoded)
+
+    async def _transcode(self, attempt: Attempt, data: bytes) -> Transcoded:
+        with standing_still(attempt.limit):
+            return await self._transcoder.transcode(data, attempt.job.recipe)
 
     async def _store_renditions(self, attempt: Attempt, sha256: str, transcoded: Transcoded) -> None:
         attempt.transcode_ms = round(transcoded.cpu_ms)
@@ -217,7 +239,6 @@ class ImageProcessor:
             *(self._store_rendition(attempt, rendition, sha256, transcoded) for rendition in transcoded.renditions)
         )
         attempt.renditions = tuple(stored)
-        self._last_stored = time.monotonic()
         attempt.upload_ms = milliseconds_since(started)
         attempt.bytes_out = sum(rendition.file_size for rendition in stored)
 

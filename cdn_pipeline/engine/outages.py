@@ -25,7 +25,8 @@ class Outage(Exception):
 class StoreWatch:
     """Whether the stores answer, by what became of images.
 
-    While they do not, one image is tried after 1, 2, 4 … 30 s: the first that is stored ends it.
+    While they do not, one image is tried after 1, 2, 4 … 30 s: the first that is stored ends it. One that ends without
+    any store, because of its source, tells nothing, and makes room for one more.
     """
 
     patience_seconds: float = STORE_PATIENCE_SECONDS
@@ -34,12 +35,13 @@ class StoreWatch:
     _away_since: float | None = None
     _paused_until: float = 0.0
     _pause_seconds: float = _FIRST_PAUSE_SECONDS
+    _room: int = 1  # images at once while the stores are away
 
     def places(self, usual: int) -> int:
         """How many images may be in work now, of the usual number."""
         if self._away_since is None:
             return usual
-        return 0 if self._is_paused else 1
+        return 0 if self._is_paused else min(self._room, usual)
 
     @property
     def _is_paused(self) -> bool:
@@ -47,11 +49,16 @@ class StoreWatch:
 
     def note(self, outcome: Outcome) -> None:
         """Learns from what became of an image."""
-        if outcome.verdict in (Verdict.PUBLISHED, Verdict.ADVANCED):
+        if outcome.failure is FailureKind.STORE_UNAVAILABLE:
+            self._note_failure(outcome)
+        elif outcome.objects or outcome.verdict in (Verdict.PUBLISHED, Verdict.ADVANCED):
             self._away_since, self._pause_seconds = None, _FIRST_PAUSE_SECONDS
-        if outcome.failure is not FailureKind.STORE_UNAVAILABLE or outcome.verdict is not Verdict.RELEASED:
-            return
+        else:
+            self._room += 1
+
+    def _note_failure(self, outcome: Outcome) -> None:
         now = time.monotonic()
+        self._room = 1
         if self._away_since is None:
             self._away_since = now - outcome.total_ms / 1000  # since when it had no answer
         if now - self._away_since > self.patience_seconds:

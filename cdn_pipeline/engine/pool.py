@@ -117,9 +117,11 @@ class WorkerPool:
         """
         self.start()
         self._check_usable()
-        call = pickled_call(function, args, Limits(self._cpu_seconds, memory_bytes))
         index = await self._free.get()
         try:
+            call = pickled_call(
+                function, args, Limits(self._cpu_seconds, memory_bytes)
+            )  # now: it is as large as its data
             return cast(T, (await self._ask(index, call)).unwrap())
         finally:
             self._free.put_nowait(index)

@@ -62,6 +62,7 @@ class Refetched:
     fresh_urls: Counter[str] = field(default_factory=Counter)  # images
     still_waiting: Counter[str] = field(default_factory=Counter)  # images that want a fresh URL
     refusals: Counter[Refusal] = field(default_factory=Counter)  # owners that came without pictures
+    turned_private: list[str] = field(default_factory=list)  # of these, by id
     budget_left: int | None = None  # requests, of today
     stopped: str | None = None  # why not everybody was asked for
 
@@ -217,6 +218,8 @@ class _Session:
 
     def _note(self, owner: Owner, refusal: Refusal) -> None:
         self.found.refusals[refusal] += 1
+        if refusal is Refusal.PRIVATE:
+            self.found.turned_private.append(owner.owner_id)
         self._write(lambda on: note_answer(on, self.collection, self.allowance, owner.owner_id, refusal))
 
     def _give_back(self, pending: Mapping[str, Owner], words: str) -> None:

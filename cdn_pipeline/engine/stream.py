@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from cdn_pipeline.catalog.sessions import CatalogUnavailable, transaction
+from cdn_pipeline.catalog.sessions import CatalogUnavailable, is_away, transaction
 from cdn_pipeline.engine.backlog import Backlog, Gate, OpenGate
 from cdn_pipeline.engine.outages import CATALOG_PATIENCE, Outage, StoreWatch
 from cdn_pipeline.engine.tally import Tally
@@ -31,10 +31,11 @@ from cdn_pipeline.queue.states import Stage
 
 IN_HAND = 64  # images at once: their bytes are what a run's memory holds (0.1 MB each as a rule, 32 MB at most)
 CLAIMED_AHEAD = 1024  # leases over all shards: rows, not bytes
+MAX_BACKLOG = 2 * CLAIMED_AHEAD  # where one host after the other has no room
 MAX_CLAIM = 128  # per shard and round trip
 SETTLE_EVERY_SECONDS = 0.25
 SETTLE_AT = 64
-POLL_SECONDS = 1.0  # for leases of other runs
+POLL_SECONDS = 1.0  # for leases of other runs, and for jobs that others have locked
 CROWDED_POLL_SECONDS = 5.0  # for jobs of other hosts in a shard, as long as those that are known have no room
 
 _T = TypeVar("_T")
@@ -168,13 +169,14 @@ class Stream:
             for shard in self._shards.values()
             if shard.is_hungry(crowded, now) and not self._backlog.has_job_of(shard.name, beside=crowded)
         ]
-        if not hungry:
+        if not hungry or len(self._backlog) >= MAX_BACKLOG:
             return
         batch = max(4, min(MAX_CLAIM, CLAIMED_AHEAD // len(self._shards)))
         for job in await self._claim([shard.name for shard in hungry], batch, crowded):
             self._backlog.push(job)
             shard = self._shards[job.shard]
             shard.in_hand += 1
+            shard.look_again_at = 0.0
             shard.tally.claimed()
         for shard in hungry:
             shard.left_out = crowded
@@ -242,6 +244,7 @@ class Stream:
         rate = self.tally().images_per_second if finished else None
         for shard in finished:
             del self._shards[shard.name]
+            shard.tally.close()
             self._finished.append(shard.tally)
             self._on_finished(ShardReport(shard.name, shard.tally, rate))
 
@@ -259,7 +262,7 @@ class Stream:
             prospect = prospects[shard.name]
             if prospect.due:
                 shard.may_have_due = True
-                shard.look_again_at = now + CROWDED_POLL_SECONDS if shard.left_out else now
+                shard.look_again_at = now + (CROWDED_POLL_SECONDS if shard.left_out else POLL_SECONDS)
             elif prospect.held_by_others or prospect.next_attempt_in is not None:
                 shard.look_again_at = now + _patience(prospect)
             else:
@@ -282,8 +285,13 @@ class Stream:
             raise RunLostError(f"run {self._run.run_id} has no lock of its own")
         jobs = [*self._tasks.values(), *self._backlog]
         in_hand = {job.job_id for job in jobs} | {outcome.job_id for outcome in self._outcomes}
-        with suppress(RunAlreadyHeldError, sa.exc.OperationalError):
+        try:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._run.lock.regain, in_hand)
+        except RunAlreadyHeldError:
+            pass
+        except sa.exc.DBAPIError as error:
+            if not is_away(error):
+                raise
 
     async def _release_dead_leases(self, shards: Sequence[str]) -> None:
         await self._in_catalog(lambda connection: release_dead_leases(connection, shards))

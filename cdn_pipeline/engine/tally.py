@@ -88,6 +88,10 @@ class Tally:
         self.bytes_out += outcome.bytes_out or 0
         self._sample(outcome)
 
+    def close(self) -> None:
+        """Forgets which images had which outcome: there will be no other."""
+        self._unsettled.clear()
+
     def _count(self, verdict: Verdict, failure: FailureKind | None, *, step: int) -> None:
         self.verdicts[verdict] += step
         if failure is not None:

@@ -2,7 +2,8 @@
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from aiohttp import ClientResponse
 
@@ -20,6 +21,22 @@ _DETAIL_CHARACTERS = 80
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
 
+@contextmanager
+def standing_still(limit: asyncio.Timeout | None) -> Iterator[None]:
+    """The time limit, if there is one, does not run while the block lasts."""
+    ends_at = limit.when() if limit else None
+    if limit is None or ends_at is None:
+        yield
+        return
+    now = asyncio.get_running_loop().time
+    began = now()
+    limit.reschedule(None)
+    try:
+        yield
+    finally:
+        limit.reschedule(ends_at + now() - began)
+
+
 class BodyRoom:
     """Room for the bytes of one image: a large body waits for a place, and keeps it until the image is done."""
 
@@ -32,14 +49,9 @@ class BodyRoom:
         """Returns when there is room for so many bytes; the time limit stands still meanwhile."""
         if self._places is None or self._has_place or size <= LARGE_BODY_BYTES:
             return
-        now = asyncio.get_running_loop().time
-        ends_at, began = limit.when() if limit else None, now()
-        if limit:
-            limit.reschedule(None)
-        await self._places.acquire()
+        with standing_still(limit):
+            await self._places.acquire()
         self._has_place = True
-        if limit and ends_at is not None:
-            limit.reschedule(ends_at + now() - began)
 
     def leave(self) -> None:
         """Gives the place up: the bytes are no longer needed."""

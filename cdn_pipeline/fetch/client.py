@@ -40,7 +40,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
 _FORBIDDEN = frozenset({401, 403})
 _ANSWER_BYTES = 256  # Instagram's longest answer to a bad signature has 22
-_LONGEST_RETRY_AFTER = 86_400.0  # seconds; the queue asks daily anyway
+_LONGEST_RETRY_AFTER = 86_400.0  # seconds, of the one image; the queue asks daily anyway
 
 try:
     _VERSION = version("cdn-pipeline")
@@ -313,6 +313,6 @@ def _seconds_until(retry_after: str) -> float | None:
         else:
             date = parsedate_to_datetime(retry_after)
             seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    except ValueError:  # no date, or a number of thousands of digits
+    except (ValueError, OverflowError):  # no date, or numbers of thousands of digits, or a year of more than C has
         return None
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)

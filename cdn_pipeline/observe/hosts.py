@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.observe.times import clock, span
+from cdn_pipeline.queue.hosts import HAS_LAPSED
 from cdn_pipeline.queue.states import JobStatus, Stage
 
 
@@ -48,6 +49,6 @@ _SHUT_HOSTS = sa.text(f"""
         WHERE j.collection = :collection AND j.status = '{JobStatus.QUEUED}' AND j.held_at IS NULL
           AND j.stage = '{Stage.DOWNLOAD}' AND j.host = h.host
     ) AS waiting
-    WHERE h.opened_at IS NOT NULL AND (h.retry_at > clock_timestamp() OR waiting.images > 0)
+    WHERE h.opened_at IS NOT NULL AND (h.retry_at > clock_timestamp() OR waiting.images > 0) AND NOT {HAS_LAPSED}
     ORDER BY h.opened_at
 """)

@@ -1,4 +1,5 @@
-"""How things stand, whatever any run did: images lost on our watch, jobs left waiting, shards not read for long.
+"""How things stand, whatever any run did: images lost on our watch, jobs left waiting, shards not read for long,
+erasures that do not end.
 
 Times are the catalog's own clock. `feasibility` tells what lies ahead.
 """
@@ -8,12 +9,14 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
+from cdn_pipeline.catalog.sessions import catalog_time
 from cdn_pipeline.collections import BACKFILL_PRIORITY, SHARDS, Collection
 from cdn_pipeline.failures import FailureKind, Remedy
 from cdn_pipeline.observe.thresholds import LOST_LATELY
 from cdn_pipeline.queue.due import IS_DUE
+from cdn_pipeline.queue.erasures import list_erasures
 from cdn_pipeline.queue.intake import IS_OPEN
-from cdn_pipeline.queue.states import ImageStatus, JobStatus
+from cdn_pipeline.queue.states import ImageStatus, JobStatus, Stage
 
 MAX_SAMPLES = 20
 
@@ -95,6 +98,7 @@ class OldestDue:
     """How many jobs are due that somebody waits for, and which has been due longest: its age and shard.
 
     Backfills and re-encodings (priority 6 and later) are not counted: they wait for all others by design, for hours.
+    Nor are jobs whose host is left alone; once it may be asked again they are due since then.
     """
 
     due: int
@@ -109,11 +113,13 @@ def oldest_due(connection: sa.Connection, collection: Collection) -> OldestDue:
     return OldestDue(row.due, row.age, row.shard) if row else OldestDue(0, None, None)
 
 
-_DUE_SINCE = "greatest(created_at, next_attempt_at)"
+_DUE_SINCE = "greatest(created_at, next_attempt_at, retry_at)"
 
 _OLDEST_DUE = sa.text(f"""
     SELECT count(*) OVER () AS due, clock_timestamp() - {_DUE_SINCE} AS age, shard
-    FROM cdn_image_jobs WHERE collection = :collection AND priority < :bulk AND {IS_DUE}
+    FROM cdn_image_jobs
+    LEFT JOIN (SELECT host AS asked, retry_at FROM cdn_hosts) AS hosts ON stage = '{Stage.DOWNLOAD}' AND host = asked
+    WHERE collection = :collection AND priority < :bulk AND {IS_DUE} AND coalesce(retry_at <= clock_timestamp(), true)
     ORDER BY {_DUE_SINCE} LIMIT 1
 """)
 
@@ -152,3 +158,19 @@ _SCANS = sa.text("""
                FILTER (WHERE coalesce(fully_scanned_at, moment) < clock_timestamp() - CAST(:limit AS interval)) AS stale
     FROM scanned CROSS JOIN first
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedErasures:
+    """How many erasures are open or wait for a purge; `old` names those asked for longer ago than the limit."""
+
+    count: int
+    old: tuple[str, ...]
+
+
+def unfinished_erasures(connection: sa.Connection, collection: Collection, limit: timedelta) -> UnfinishedErasures:
+    """Looks for erasures that somebody has asked for and that have not come to their end."""
+    found, now = list_erasures(connection, collection, unfinished=True), catalog_time(connection)
+    old = [each for each in found if now - each.created_at > limit]
+    words = (f"{each.scope} {each.owner_id}, {each.state}: {each.problem or 'interrupted'}" for each in old)
+    return UnfinishedErasures(len(found), tuple(words))

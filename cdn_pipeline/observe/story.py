@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.observe.snapshot import Snapshot
-from cdn_pipeline.queue.due import IS_DUE, IS_SELECTED, Selection
+from cdn_pipeline.queue.due import IS_DUE, IS_SELECTED, JOIN_SHUT_HOSTS, Selection
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, JobType, Stage
 
 
@@ -58,6 +58,9 @@ class JobStory:
     ended_at: datetime | None
     next_attempt_at: datetime
     held_at: datetime | None
+    host: str
+    host_shut_at: datetime | None  # its breaker is open, and what the job does next is to ask that host
+    host_asked_at: datetime | None  # if so: when it may be asked again
     retry_count: int
     run_id: str | None
     worker_id: str | None
@@ -161,11 +164,11 @@ _IMAGES = sa.text("SELECT *, clock_timestamp() AS now FROM cdn_image_assets WHER
 
 # Jobs alone, so that the due condition reads here as it does where runs claim.
 _JOBS = sa.text(f"""
-    SELECT *, {IS_DUE} AND {IS_SELECTED} AS due,
+    SELECT *, {IS_DUE} AND {IS_SELECTED} AND shut_host IS NULL AS due,
            lease_until > clock_timestamp() AND run_id IN (SELECT run_id FROM cdn_runs WHERE ended_at IS NULL) AS leased,
            (collection, rollout) IN (
                SELECT collection, recipe FROM cdn_rollouts WHERE paused_at IS NOT NULL) AS rollout_paused
-    FROM cdn_image_jobs WHERE asset_id = ANY(:ids) ORDER BY created_at DESC, id
+    FROM cdn_image_jobs {JOIN_SHUT_HOSTS} WHERE asset_id = ANY(:ids) ORDER BY created_at DESC, id
 """)
 
 _RENDITIONS = sa.text("""
@@ -238,6 +241,9 @@ def _job(row: sa.RowMapping, dead: frozenset[str]) -> JobStory:
         ended_at=row["completed_at"],
         next_attempt_at=row["next_attempt_at"],
         held_at=row["held_at"],
+        host=row["host"],
+        host_shut_at=row["shut_at"],
+        host_asked_at=row["retry_at"],
         retry_count=row["retry_count"],
         run_id=row["run_id"],
         worker_id=row["worker_id"],

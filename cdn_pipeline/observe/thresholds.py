@@ -21,6 +21,7 @@ HEALTH_UNHEALTHY = 0.80
 LOST_LATELY = timedelta(days=7)  # an alarm that nobody can end is heard by nobody: older losses are a warning
 HOLD_ALARM = timedelta(hours=24)  # how long before its expiry an image on hold is at risk: time for a person to see it
 BREAKER_OPEN_WARNING = timedelta(minutes=5)  # three probes have failed: it is no hiccup
+ERASURE_UNFINISHED_ERROR = timedelta(hours=1)  # one takes minutes, and somebody has promised it
 QUEUE_DEPTH_WARNING = 1000  # open jobs of priorities 1-5
 QUEUE_DEPTH_ERROR = 2000
 
@@ -124,6 +125,14 @@ def judge_breakers(open_for: Sequence[timedelta]) -> Judgement:
     long = sum(time > BREAKER_OPEN_WARNING for time in open_for)
     if long:
         return Judgement(False, False, f"{words}, {long} of them for more than {span(BREAKER_OPEN_WARNING)}")
+    return Judgement(True, False, words)
+
+
+def judge_erasures(unfinished: int, old: int) -> Judgement:
+    """Judges the erasures that are open or wait for a purge, and those that have done so for too long."""
+    words = f"unfinished erasures: {unfinished}"
+    if old:
+        return Judgement(False, True, f"{words}, {old} of them older than {span(ERASURE_UNFINISHED_ERROR)}")
     return Judgement(True, False, words)
 
 

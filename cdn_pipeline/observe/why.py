@@ -1,6 +1,7 @@
 """Why an image is or is not due, in a sentence: what the due query sees, told to a person."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from cdn_pipeline.collections import Collection
@@ -17,6 +18,7 @@ class QueueState(StrEnum):
     IN_HAND = "in hand"
     ABANDONED = "abandoned"  # by a run that is gone
     ON_HOLD = "on hold"
+    BEHIND_HOST = "behind its host"  # whose breaker is open
     RETRY_LATER = "retry later"
     UNKNOWN_RECIPE = "unknown recipe"
     WAITING = "waits for a URL"
@@ -60,6 +62,8 @@ def _of_open_job(collection: Collection, story: ImageStory, job: JobStory) -> Wh
     if job.rollout is not None and job.rollout not in [recipe.name for recipe in collection.recipes]:
         words = f"Not due for this version of the code, which does not know the recipe {job.rollout}."
         return Why(QueueState.UNKNOWN_RECIPE, words)
+    if job.host_shut_at and job.host_asked_at and job.next_attempt_at <= job.host_asked_at:
+        return Why(QueueState.BEHIND_HOST, _behind_host(story, job, job.host_shut_at, job.host_asked_at))
     retry = f": retry {job.retry_count} after {job.failure}" if job.failure else ""
     return Why(QueueState.RETRY_LATER, f"Next attempt {at(job.next_attempt_at, story.now)}{retry}.")
 
@@ -78,6 +82,13 @@ def _on_hold(story: ImageStory, job: JobStory) -> str:
     if job.rollout_paused:
         return f"On hold since {since}: the rollout of {job.rollout} is paused; `{_resume(job)}` goes on with it."
     return f"On hold since {since}; `cdn-pipeline queue restore` lets it go."
+
+
+def _behind_host(story: ImageStory, job: JobStory, shut_at: datetime, asked_at: datetime) -> str:
+    return (
+        f"Behind its host: {job.host} is left alone since {at(shut_at, story.now)} and is asked again "
+        f"{at(asked_at, story.now)}, by one image at first."
+    )
 
 
 def _resume(job: JobStory) -> str:

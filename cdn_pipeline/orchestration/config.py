@@ -27,7 +27,8 @@ class CleanUpConfig(dg.Config):
     """Options of clean-up. The default removes."""
 
     dry_run: bool = Field(default=False, description="Only tell what would be removed.")
-    limit: int = Field(default=10_000, gt=0, description="Remove at most so many of each kind; the next run goes on.")
+    limit: int = Field(default=10_000, gt=0, description="Remove so many of each kind, and then the next so many.")
+    minutes: int = Field(default=60, ge=0, description="Go on for so long; the next run takes what is left then.")
 
 
 class DiscoverConfig(dg.Config):

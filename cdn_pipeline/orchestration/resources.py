@@ -115,9 +115,9 @@ def fail_killed_runs(instance: dg.DagsterInstance, connection: "sa.Connection") 
     monitoring never does it for a run that `dagster job execute` started (watched for 40 s), and such a run would count
     against the limit of concurrent runs for ever.
     """
-    from cdn_pipeline.queue.leases import dead_runs, end_runs
+    from cdn_pipeline.queue.leases import end_runs, killed_runs
 
-    run_ids = dead_runs(connection)
+    run_ids = killed_runs(connection)
     for run_id in [*run_ids, *_runs_that_never_registered(instance, connection)]:
         run = instance.get_run_by_id(run_id)
         if run is not None and not run.is_finished:

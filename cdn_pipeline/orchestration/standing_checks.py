@@ -91,6 +91,16 @@ def _breakers(standing: _Standing) -> _Verdict:
     }
 
 
+def _erasures(standing: _Standing) -> _Verdict:
+    from cdn_pipeline.observe.standing import MAX_SAMPLES, unfinished_erasures
+
+    found = unfinished_erasures(standing.connection, INSTAGRAM, thresholds.ERASURE_UNFINISHED_ERROR)
+    return thresholds.judge_erasures(found.count, len(found.old)), {
+        "unfinished": found.count,
+        "old": list(found.old[:MAX_SAMPLES]) or None,
+    }
+
+
 def _scans(standing: _Standing) -> _Verdict:
     from cdn_pipeline.observe.standing import scans
 
@@ -154,6 +164,12 @@ _CHECKS = {
         f"No host's breaker has been open for more than {span(thresholds.BREAKER_OPEN_WARNING)}.\n\nOtherwise: images "
         "of the named hosts wait, untouched, and one at a time finds out whether the host answers again. Is it the "
         "host, or this machine's way to it? The kind of failure says where to look.",
+    ),
+    "no_erasure_left_unfinished": _Check(
+        _erasures,
+        f"No erasure has been open, or waiting for the CDN's purge, for more than "
+        f"{span(thresholds.ERASURE_UNFINISHED_ERROR)}.\n\nOtherwise: `cdn-pipeline erase` shows why, and "
+        "`cdn-pipeline erase --resume` finishes them. A purge needs CF_API_TOKEN and CF_ZONE_ID.",
     ),
     "every_shard_was_scanned_within_a_day": _Check(
         _scans,

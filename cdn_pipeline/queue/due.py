@@ -28,7 +28,7 @@ IS_SELECTED = """collection = :collection AND stage = ANY(:stages)
 # A job is behind a breaker while that of the host that its download asks first is open. It stays due, untouched. (In
 # SQL, `shut` is to be joined to the jobs; the host may be asked again at `shut.retry_at`.)
 JOIN_SHUT_HOSTS = f"""LEFT JOIN (
-    SELECT host AS shut_host, retry_at FROM cdn_hosts WHERE retry_at > clock_timestamp()
+    SELECT host AS shut_host, opened_at AS shut_at, retry_at FROM cdn_hosts WHERE retry_at > clock_timestamp()
 ) AS shut ON stage = '{Stage.DOWNLOAD}' AND host = shut_host"""
 
 

@@ -19,6 +19,7 @@ from cdn_pipeline.collections import Collection
 from cdn_pipeline.queue.intake import IS_OPEN
 from cdn_pipeline.queue.leases import BUSY_IN_HAND, dead_runs
 from cdn_pipeline.queue.states import JobStatus
+from cdn_pipeline.queue.tombstones import pictures_of
 
 
 class ErasureState(StrEnum):
@@ -83,6 +84,20 @@ _OPEN = sa.text(f"""
 """)
 
 
+def note_lost_erasures(connection: sa.Connection) -> None:
+    """Writes the audit rows of tombstones that were brought back without one; who asked is lost."""
+    connection.execute(_NOTE_LOST)
+
+
+_NOTE_LOST = sa.text(f"""
+    INSERT INTO cdn_erasures (id, collection, owner_id, scope, requested_by, reason, state)
+    SELECT erasure_id, collection, owner_id, CASE WHEN bool_or(source_type IS NULL) THEN 'owner' ELSE 'image' END,
+           'rebuild-catalog', 'its tombstone was found in the store', '{ErasureState.DONE}'
+    FROM cdn_tombstones GROUP BY erasure_id, collection, owner_id
+    ON CONFLICT (id) DO NOTHING
+""")
+
+
 def read_erasure(connection: sa.Connection, erasure_id: uuid.UUID) -> Erasure:
     """The erasure as it stands."""
     query = sa.text(f"SELECT {_COLUMNS} FROM cdn_erasures WHERE id = :id")
@@ -123,10 +138,12 @@ def take_down(connection: sa.Connection, erasure_id: uuid.UUID) -> int:
     return len(asset_ids)
 
 
-_ITS_IMAGES = """cdn_image_assets a
-    JOIN cdn_tombstones t ON t.erasure_id = :erasure_id AND (t.collection, t.owner_id) = (a.collection, a.owner_id)
+_ITS_IMAGES = f"""cdn_image_assets a JOIN (
+    SELECT DISTINCT i.id FROM cdn_image_assets i
+    JOIN cdn_tombstones t ON t.erasure_id = :erasure_id AND (t.collection, t.owner_id) = (i.collection, i.owner_id)
          AND (t.source_type IS NULL
-              OR (t.source_type, t.source_id, t.media_id) = (a.source_type, a.source_id, a.media_id))"""
+              OR (t.source_type, t.source_id, t.media_id) = (i.source_type, i.source_id, i.media_id)
+              OR t.identities && {pictures_of("i")})) AS its ON its.id = a.id"""
 
 # Jobs first, in the order of their images, as everywhere. Whoever opens another job has locked its image before.
 _LOCK_JOBS = sa.text(f"""
@@ -269,20 +286,34 @@ def close_erasure(
     *,
     cdn_verified: bool | None = None,
     problem: str | None = None,
-) -> None:
-    """Writes how far an erasure has come. One that is done keeps counts, and no list.
+) -> ErasureState:
+    """Writes how far an erasure has come, and returns it. One that is done keeps counts, and no list.
 
     If a late object was listed meanwhile, it stays open.
     """
-    values = {"erasure_id": erasure_id, "state": state, "cdn_verified": cdn_verified, "problem": problem}
+    values: dict[str, object] = {
+        "erasure_id": erasure_id,
+        "state": state,
+        "cdn_verified": cdn_verified,
+        "problem": problem,
+    }
     connection.execute(_LOCK_ERASURE, values)
     late = state is not ErasureState.OPEN and connection.scalar(_HAS_LEFT, values)
     if late:
-        values |= {"state": ErasureState.OPEN, "problem": "a run came back with more of it"}
+        state = ErasureState.OPEN
+        values |= {"state": state, "problem": "a run came back with more of it"}
     connection.execute(_CLOSE, values)
-    if values["state"] in (ErasureState.DONE, ErasureState.LIFTED):
+    if state in (ErasureState.DONE, ErasureState.LIFTED):
         for statement in (_COUNT_OBJECTS, _DELETE_LIST, _END_LEASES):
             connection.execute(statement, values)
+    return state
+
+
+def note_lifted(connection: sa.Connection, erasure_ids: Sequence[uuid.UUID]) -> None:
+    """Notes that these were lifted before, wherever they stand: what is on their lists is not to be deleted."""
+    for erasure_id in erasure_ids:
+        connection.execute(_DELETE_LIST, {"erasure_id": erasure_id})
+        close_erasure(connection, erasure_id, ErasureState.LIFTED)
 
 
 _LOCK_ERASURE = sa.text("SELECT FROM cdn_erasures WHERE id = :erasure_id FOR UPDATE")

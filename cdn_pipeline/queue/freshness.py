@@ -1,4 +1,4 @@
-"""What the nightly run adds to the queue: retries before their time, and questions to sources that can answer them."""
+"""What the nightly run adds to the queue: retries before their time, and questions that a source may answer by now."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -6,6 +6,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from cdn_pipeline.collections import BACKFILL_PRIORITY, Collection
+from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue.intake import IS_OPEN, JOB_COLUMNS, job_defaults
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, JobType, Stage
 
@@ -24,6 +25,56 @@ _RELEASE_RETRIES = sa.text(f"""
     UPDATE cdn_image_jobs SET next_attempt_at = clock_timestamp(), updated_at = clock_timestamp()
     WHERE collection = :collection AND shard = ANY(:shards) AND status = '{JobStatus.QUEUED}' AND held_at IS NULL
       AND next_attempt_at > clock_timestamp()
+""")
+
+
+# A ban, a maintenance page or a captive portal refuses every URL and passes, while the URLs live for days. What a
+# signature or a 404 refuses stays refused.
+_MAY_PASS = (
+    FailureKind.SOURCE_FORBIDDEN,
+    FailureKind.NOT_AN_IMAGE,
+    FailureKind.TOO_MANY_REDIRECTS,
+    FailureKind.BLOCKED_ADDRESS,
+)
+REFUSED_LATELY = timedelta(hours=2)  # a night's run that is repeated asks nothing twice
+
+
+def reopen_refused(connection: sa.Connection, collection: Collection, shards: Sequence[str]) -> int:
+    """Opens jobs for images that wait for a fresh URL although theirs lives, where the refusal may have passed.
+
+    Returns how many. Images that were removed or were tried within `REFUSED_LATELY` are left alone.
+    """
+    return connection.execute(
+        _REOPEN_REFUSED,
+        {
+            **job_defaults(collection),
+            "collection": collection.name,
+            "shards": list(shards),
+            "may_pass": list(_MAY_PASS),
+            "refused_lately": REFUSED_LATELY,
+            "priority": BACKFILL_PRIORITY,
+        },
+    ).rowcount
+
+
+_HAS_NO_OPEN_JOB = f"NOT EXISTS (SELECT FROM cdn_image_jobs j WHERE j.asset_id = a.id AND {IS_OPEN})"
+_URL_LIVES = "coalesce(a.url_expires_at > clock_timestamp(), true)"
+
+_REOPEN_REFUSED = sa.text(f"""
+    WITH refused AS (
+        SELECT a.* FROM cdn_image_assets a
+        WHERE a.collection = :collection AND a.shard = ANY(:shards)
+          AND a.processing_status = '{ImageStatus.PENDING}' AND a.removed_at IS NULL
+          AND a.failure_kind = ANY(:may_pass) AND {_URL_LIVES}
+          AND a.processing_started_at <= clock_timestamp() - CAST(:refused_lately AS interval)
+          AND {_HAS_NO_OPEN_JOB}
+        ORDER BY a.id FOR UPDATE
+    )
+    INSERT INTO cdn_image_jobs ({JOB_COLUMNS}, stage)
+    SELECT id, collection, shard, '{JobType.RETRY}', :priority, source_url, url_expires_at, :sizes, :format,
+           '{Stage.DOWNLOAD}'
+    FROM refused
+    ON CONFLICT (asset_id) WHERE {IS_OPEN} DO NOTHING
 """)
 
 
@@ -55,9 +106,9 @@ _OPEN_CHECKS = sa.text(f"""
           AND starts_with(a.identity, 'url:')
           AND (a.original_identity, a.original_rank) = (a.identity, a.rank)
           AND coalesce(a.source_etag, a.source_last_modified) IS NOT NULL
-          AND coalesce(a.url_expires_at > clock_timestamp(), true)
+          AND {_URL_LIVES}
           AND a.processing_completed_at <= clock_timestamp() - CAST(:checked_lately AS interval)
-          AND NOT EXISTS (SELECT FROM cdn_image_jobs j WHERE j.asset_id = a.id AND {IS_OPEN})
+          AND {_HAS_NO_OPEN_JOB}
         ORDER BY a.id FOR UPDATE
     ), reopened AS (
         UPDATE cdn_image_assets a

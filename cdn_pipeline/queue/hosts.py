@@ -20,8 +20,10 @@ BREAKER_OPEN_LONGEST = timedelta(minutes=15)
 PROBE_LEASE = timedelta(seconds=60)  # the time limit of an image
 
 # Failures further apart are not in a row; and a breaker that nobody has probed for so long has nothing waiting behind
-# it. It keeps the first look at thousands of long-dead hosts short.
+# it, and is as good as closed. It keeps the first look at thousands of long-dead hosts short.
 _LATELY = timedelta(hours=1)
+HAS_LAPSED = f"greatest(retry_at, updated_at) <= clock_timestamp() - make_interval(secs => {_LATELY.total_seconds()})"
+"""Whether what a row of `cdn_hosts` says of its host's breaker is too old to count."""
 
 # A clock that was set back must not promise turns for hours ahead.
 _LONGEST_QUEUE = timedelta(seconds=60)
@@ -65,15 +67,14 @@ _RESERVE = sa.text("""
 
 def look_at_breakers(connection: sa.Connection) -> Sequence[Breaker]:
     """The breakers that are not simply closed: open, half-open, or with failures lately."""
-    return [_breaker(row) for row in connection.execute(_LOOK, {"lately": _LATELY})]
+    return [_breaker(row) for row in connection.execute(_LOOK)]
 
 
 _COLUMNS = "host, failures, failure_kind, opened_at, retry_at, retry_at - clock_timestamp() AS retry_in"
 
 _LOOK = sa.text(f"""
     SELECT {_COLUMNS} FROM cdn_hosts
-    WHERE (opened_at IS NOT NULL OR failures > 0)
-      AND greatest(retry_at, updated_at) > clock_timestamp() - CAST(:lately AS interval)
+    WHERE (opened_at IS NOT NULL OR failures > 0) AND NOT {HAS_LAPSED}
 """)
 
 
@@ -93,33 +94,36 @@ def note_failure(
     """Notes a failure that tells of the host; returns the breaker, and whether it had been open before.
 
     The fifth in a row opens it, a failed probe opens it again for twice as long, and a host that says when to come
-    back (`retry_after`) is left alone until then. A request that was on its way when the breaker opened changes
-    nothing else.
+    back (`retry_after`) is left alone until then, but for no longer than any other: one image asks again whether it
+    meant them all. A request that was on its way when the breaker opened changes nothing else.
     """
     values = {
         "host": host,
         "kind": kind,
         "probing": probing,
-        "retry_after": max(retry_after or timedelta(), timedelta()),
+        "retry_after": min(max(retry_after or timedelta(), timedelta()), BREAKER_OPEN_LONGEST),
         "enough": BREAKER_FAILURES,
         "open": BREAKER_OPEN,
         "longest": BREAKER_OPEN_LONGEST,
-        "lately": _LATELY,
     }
     connection.execute(_KNOW, {"host": host})
+    connection.execute(_FORGET, {"host": host})
     row = connection.execute(_FAIL, values).one()
     return _breaker(row), row.was_open
 
 
+_CLOSED = "failures = 0, failure_kind = NULL, opened_at = NULL, retry_at = NULL, times_opened = 0"
+
 _KNOW = sa.text("INSERT INTO cdn_hosts (host) VALUES (:host) ON CONFLICT DO NOTHING")
+
+_FORGET = sa.text(f"UPDATE cdn_hosts SET {_CLOSED} WHERE host = :host AND {HAS_LAPSED}")
 
 # 2^5 times 30 s is more than the longest time already.
 _FAIL = sa.text(f"""
     WITH before AS (
         SELECT host, times_opened, opened_at IS NOT NULL AND NOT :probing AND retry_at > clock_timestamp() AS was_open,
                opened_at IS NOT NULL AND (:probing OR retry_at <= clock_timestamp()) AS probe_failed,
-               1 + CASE WHEN opened_at IS NULL AND updated_at < clock_timestamp() - CAST(:lately AS interval) THEN 0
-                        ELSE failures END AS failures
+               1 + failures AS failures
         FROM cdn_hosts WHERE host = :host FOR UPDATE
     ), judged AS (
         SELECT host, failures, was_open, times,
@@ -152,10 +156,8 @@ def note_answer(connection: sa.Connection, host: str, *, probing: bool = False) 
     connection.execute(_ANSWER, {"host": host, "probing": probing})
 
 
-_ANSWER = sa.text("""
-    UPDATE cdn_hosts
-    SET failures = 0, failure_kind = NULL, opened_at = NULL, retry_at = NULL, times_opened = 0,
-        updated_at = clock_timestamp()
+_ANSWER = sa.text(f"""
+    UPDATE cdn_hosts SET {_CLOSED}, updated_at = clock_timestamp()
     WHERE host = :host AND (opened_at IS NULL OR :probing)
 """)
 

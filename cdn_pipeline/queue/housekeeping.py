@@ -64,14 +64,14 @@ _DELETE_OLD_RUNS = sa.text("""
 """)
 
 
-def delete_superseded_renditions(connection: sa.Connection, grace: timedelta, limit: int) -> dict[str, int]:
+def delete_superseded_renditions(connection: sa.Connection, grace: timedelta, limit: int) -> list[tuple[str, int]]:
     """Deletes the rows of renditions that were superseded longer ago than the grace period, the oldest first.
 
-    Returns their paths and bytes. What no other row has of these may go from the store: `references.mark_unreferenced`
-    in the same transaction.
+    Returns path and bytes of each row; two may have the same path. What no other row has of these may go from the
+    store: `references.mark_unreferenced` in the same transaction.
     """
     rows = connection.execute(_DELETE_SUPERSEDED, {"grace": grace, "limit": limit})
-    return {row.path: row.file_size for row in rows}
+    return [(row.path, row.file_size) for row in rows]
 
 
 _DELETE_SUPERSEDED = sa.text("""

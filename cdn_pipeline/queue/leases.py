@@ -32,6 +32,13 @@ _LIVES = sa.text(f"SELECT lock_key IN ({_HELD_LOCKS}) FROM cdn_runs WHERE run_id
 
 _DEAD_RUNS = f"SELECT run_id FROM cdn_runs WHERE ended_at IS NULL AND lock_key NOT IN ({_HELD_LOCKS})"
 
+# A restart of the catalog takes every lock, and a run that lives notices when it next renews its leases. (The real
+# clock: a simulation moves the other.)
+_TIME_TO_NOTICE = timedelta(seconds=60)
+_KILLED_RUNS = sa.text(f"""
+    {_DEAD_RUNS} AND NOT (started_at < pg_postmaster_start_time()
+                          AND pg_catalog.now() < pg_postmaster_start_time() + CAST(:time_to_notice AS interval))
+""")
 
 _HELD_HERE = sa.text(f"SELECT :key IN ({_HELD_LOCKS} AND pid = pg_backend_pid())")
 
@@ -42,6 +49,9 @@ class RunAlreadyHeldError(Exception):
 
 class RunLostError(Exception):
     """The run's lock is gone: others take it for dead and take its jobs, unless it takes the lock again."""
+
+
+_OUT_OF_REACH = (sa.exc.OperationalError, sa.exc.InternalError, sa.exc.InvalidRequestError)  # away, or a standby now
 
 
 class RunLock:
@@ -77,12 +87,12 @@ class RunLock:
 
     def close(self) -> None:
         """Notes the end of the run and gives up the lock."""
-        with suppress(sa.exc.OperationalError, sa.exc.InvalidRequestError):  # else the catalog has dropped it by itself
+        with suppress(*_OUT_OF_REACH):  # else the catalog has dropped it by itself
             end_runs(self._connection, [self._run_id])
         self._give_up()
 
     def _give_up(self) -> None:
-        with suppress(sa.exc.OperationalError, sa.exc.InvalidRequestError):
+        with suppress(*_OUT_OF_REACH):
             # At once: closing takes a moment.
             self._connection.scalar(sa.select(sa.func.pg_advisory_unlock(_lock_key(self._run_id))))
         self._connection.close()
@@ -145,6 +155,11 @@ def _lock_key(run_id: str) -> int:
 def dead_runs(connection: sa.Connection) -> list[str]:
     """Ids of runs that were started and not ended, and whose process is gone."""
     return list(connection.scalars(sa.text(_DEAD_RUNS)))
+
+
+def killed_runs(connection: sa.Connection) -> list[str]:
+    """Ids of dead runs, but for those whose lock the restart of the catalog may have taken, a minute ago at most."""
+    return list(connection.scalars(_KILLED_RUNS, {"time_to_notice": _TIME_TO_NOTICE}))
 
 
 def registered_runs(connection: sa.Connection, run_ids: Collection[str]) -> set[str]:

@@ -79,7 +79,7 @@ class Outcome:
     source_url: str  # the best one when the job was claimed
     failure: FailureKind | None = None
     detail: str = ""
-    untouched: bool = False  # released because of its host: the run counts it as if it had not been claimed
+    untouched: bool = False  # released because of its host or the catalog: the run counts it as if it was never claimed
     retry_in_seconds: float = 0.0
     original: StoredOriginal | None = None
     renditions: tuple[NewRendition, ...] = ()

@@ -15,7 +15,8 @@ object's age: it is as old as its first put. Therefore
    being marked, or the mark does, and the settlement sees it;
 4. a mark says when the removal was over only once the store has answered. Until then no attempt is new enough;
 5. one process removes at a time (`sole_remover`: a session's lock, which ends with the process). So what it finds
-   marked was left by one that was killed, and no request of that one is under way any more.
+   marked was left by one that was killed, and no request of that one is under way any more. A session may end before
+   its process does, so the lock is looked at again before each few objects.
 
 Whoever writes such rows in any other way than by `settle` takes `lock_references` first and asks `removals`.
 """
@@ -28,6 +29,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 _LOCK, _REMOVER_LOCK = 0x72656665, 0x72656D6F  # advisory locks of their own; those of runs are hashes
+_MARK_IS_OLD = timedelta(hours=1)  # a request that timed out is carried out within minutes, or never
 MARKS_KEPT = timedelta(days=7)  # a run that was given up and goes on after a week is still refused
 
 
@@ -60,14 +62,42 @@ _UNREFERENCED_ORIGINALS = _unreferenced(_ORIGINAL_IS_UNREFERENCED)
 # -- for those who remove --
 
 
+class RemoverLostError(Exception):
+    """The lock of the sole remover is gone: another may remove, or take what is marked for left over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remover:
+    """Who removes; `connection` holds the lock."""
+
+    connection: sa.Connection
+
+    def require_lock(self) -> None:
+        """To be asked before each few objects that are removed.
+
+        Raises:
+            RemoverLostError: remove nothing more. What is marked is left to the next who removes.
+            OperationalError: the connection is gone, and the lock with it: likewise.
+        """
+        if not self.connection.scalar(_HELD_HERE, {"key": _REMOVER_LOCK}):
+            raise RemoverLostError("the catalog's connection did not keep the lock of who removes: begin again")
+
+
+_HELD_HERE = sa.text("""
+    SELECT EXISTS (
+        SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid()
+        AND (classid, objid, objsubid) = (0, CAST(:key AS bigint), 1))
+""")
+
+
 @contextmanager
-def sole_remover(engine: sa.Engine) -> Iterator[None]:
+def sole_remover(engine: sa.Engine) -> Iterator[Remover]:
     """Lets nobody else remove meanwhile; waits for whoever does. Held from before the mark until after the note."""
     with engine.connect() as connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.detach()  # closed at the end and never pooled, so that the lock cannot outlive the block
         connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _REMOVER_LOCK})
-        yield
+        yield Remover(connection)
 
 
 def lock_removal(connection: sa.Connection) -> None:
@@ -119,12 +149,38 @@ _NOTE_REMOVED = sa.text("""
 
 
 def half_removed(connection: sa.Connection, limit: int) -> list[str]:
-    """What is marked and not noted as removed. The sole remover finds what others left that were killed."""
+    """What is marked and not noted as removed. The sole remover finds what others left that were killed.
+
+    What a row refers to again, as in a catalog that was restored, is not to be removed any more: its mark is ended.
+    """
+    lock_removal(connection)
+    connection.execute(_END_REFERRED)
     return list(connection.scalars(_HALF_REMOVED, {"limit": limit}))
 
 
+_END_REFERRED = sa.text(f"""
+    UPDATE cdn_removed_objects AS wanted SET removed_at = clock_timestamp()
+    WHERE removed_at IS NULL
+      AND CASE WHEN starts_with(reference, '/') THEN NOT ({_PATH_IS_UNREFERENCED})
+               ELSE NOT ({_ORIGINAL_IS_UNREFERENCED}) END
+""")
+
 _HALF_REMOVED = sa.text("""
     SELECT reference FROM cdn_removed_objects WHERE removed_at IS NULL ORDER BY marked_at LIMIT :limit
+""")
+
+
+def end_old_marks(connection: sa.Connection) -> int:
+    """Ends the marks that a catalog restored from a backup has brought along; returns how many. For the sole remover.
+
+    What they speak of was removed long ago, or has been put again since: nobody is about to remove it.
+    """
+    return connection.execute(_END_OLD_MARKS, {"old": _MARK_IS_OLD}).rowcount
+
+
+_END_OLD_MARKS = sa.text("""
+    UPDATE cdn_removed_objects SET removed_at = clock_timestamp()
+    WHERE removed_at IS NULL AND marked_at < clock_timestamp() - CAST(:old AS interval)
 """)
 
 

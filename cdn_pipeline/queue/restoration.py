@@ -15,16 +15,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from cdn_pipeline.collections import Collection
-from cdn_pipeline.queue.erasures import open_erasure, take_down
+from cdn_pipeline.queue.erasures import list_objects, open_erasure, take_down
 from cdn_pipeline.queue.intake import lock_images
 from cdn_pipeline.queue.outcomes import NewRendition
 from cdn_pipeline.queue.references import lock_references, removals
 from cdn_pipeline.queue.reopen import open_repair_jobs
 from cdn_pipeline.queue.states import ImageStatus, Stage
-from cdn_pipeline.queue.tombstones import Candidate, kept_out
+from cdn_pipeline.queue.tombstones import UNKNOWN_IDENTITY, Candidate, kept_out, pictures_of
 from cdn_pipeline.sources.discovery import ImageKey
 
-UNKNOWN_IDENTITY = ""  # of objects put before labels told it; whatever the source shows next is another one
 NO_URL = ""
 
 
@@ -284,9 +283,16 @@ def take_down_erased(connection: sa.Connection, collection: Collection) -> int:
 
 
 def reopen_erasures(connection: sa.Connection, collection: Collection, images: Sequence[FoundImage]) -> int:
-    """Opens the erasures of images whose objects were found in the stores all the same; returns how many."""
-    rows = json.dumps([_row(collection, image) for image in images])
-    return len(_open_erasures(connection, collection, _ERASURES_OF_FOUND, {"rows": rows}))
+    """Opens the erasures of images whose objects were found in the stores all the same; returns how many.
+
+    All that was found of such an image is on its erasure's list then.
+    """
+    rows = [{**_row(collection, image), "stored": list(image.references)} for image in images]
+    values = {"collection": collection.name, "rows": json.dumps(rows)}
+    opened = _open_erasures(connection, collection, _ERASURES_OF_FOUND, values)
+    for found in connection.execute(_STORED_OF_ERASED, values):
+        list_objects(connection, found.erasure_id, found.stored)
+    return len(opened)
 
 
 def _open_erasures(
@@ -306,15 +312,29 @@ def _open_erasures(
     return [erasure.erasure_id for erasure in erasures]
 
 
-def _erasures_of(images: str) -> sa.TextClause:
+def _keeps_out(pictures: str) -> str:
+    """As `tombstones.kept_out` has it: an owner's images, a place in the source, the same picture in another place."""
+    return f"""(t.collection, t.owner_id) = (o.collection, o.owner_id) AND (
+        t.source_type IS NULL OR (o.source_type, o.source_id, o.media_id) = (t.source_type, t.source_id, t.media_id)
+        OR t.identities && {pictures})"""
+
+
+def _erasures_of(images: str, pictures: str) -> sa.TextClause:
     return sa.text(f"""
         SELECT erasure_id, t.owner_id, CASE WHEN bool_or(t.source_type IS NULL) THEN 'owner' ELSE 'image' END AS scope
-        FROM cdn_tombstones t JOIN {images} ON o.owner_id = t.owner_id AND o.collection = t.collection
-             AND (t.source_type IS NULL
-                  OR (o.source_type, o.source_id, o.media_id) = (t.source_type, t.source_id, t.media_id))
+        FROM cdn_tombstones t JOIN {images} ON {_keeps_out(pictures)}
         WHERE t.collection = :collection GROUP BY erasure_id, t.owner_id
     """)
 
 
-_ERASURES_OF_ROWS = _erasures_of("cdn_image_assets o")
-_ERASURES_OF_FOUND = _erasures_of(_ROWS)
+_FOUND = _ROWS.removesuffix(")") + ", stored text[])"
+_ITS_PICTURE = f"array_remove(ARRAY[o.identity], '{UNKNOWN_IDENTITY}')"
+
+_ERASURES_OF_ROWS = _erasures_of("cdn_image_assets o", pictures_of("o"))
+_ERASURES_OF_FOUND = _erasures_of(_FOUND, _ITS_PICTURE)
+
+_STORED_OF_ERASED = sa.text(f"""
+    SELECT erasure_id, array_agg(DISTINCT reference) AS stored
+    FROM cdn_tombstones t JOIN {_FOUND} ON {_keeps_out(_ITS_PICTURE)} CROSS JOIN LATERAL unnest(stored) AS reference
+    WHERE t.collection = :collection GROUP BY erasure_id
+""")

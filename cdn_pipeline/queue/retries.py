@@ -29,9 +29,10 @@ def decide(
     """Decides by the kind's remedy.
 
     A 404 asks for a fresh URL once; when that gives 404 as well, the picture is gone. A host's `Retry-After` is obeyed
-    when it is longer than the ladder's delay. `url_lives` is how long the source URL still answers (`None`: for ever):
-    a retry that would come too late comes half-way to the end instead, and after the end the image waits for a fresh
-    URL. A picture that still kills its worker when the ladder ends is not tried for ever.
+    when it is longer than the ladder's delay, up to half of the time that the URL lives. `url_lives` is how long the
+    source URL still answers (`None`: for ever): a retry that would come too late comes half-way to the end instead, and
+    after the end the image waits for a fresh URL. A picture that still kills its worker when the ladder ends is not
+    tried for ever.
     """
     kind = failure.kind
     if kind is FailureKind.SOURCE_URL_404 and last_failure is FailureKind.SOURCE_URL_404:
@@ -43,7 +44,8 @@ def decide(
     if kind is last_failure is FailureKind.WORKER_DIED and retry_count >= len(policy.in_run + policy.later):
         return Decision(Verdict.FAILED, kind)
     delay = policy.delay(retry_count + 1) * random.uniform(1 - policy.jitter, 1 + policy.jitter)  # noqa: S311
-    delay = max(delay, timedelta(seconds=failure.retry_after_seconds or 0))
+    asked = timedelta(seconds=failure.retry_after_seconds or 0)
+    delay = max(delay, asked if url_lives is None else min(asked, url_lives / 2))
     if url_lives is not None and delay > url_lives:
         if url_lives < policy.in_run[0]:
             return Decision(Verdict.WAITING, FailureKind.SOURCE_URL_EXPIRED)

@@ -12,11 +12,14 @@ import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
 
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.sources.discovery import ImageKey, ImageReference
+
+UNKNOWN_IDENTITY = ""  # of objects put before labels told it; whatever the source shows next is another one
 
 _GATE = 0x746F6D62  # an advisory lock of its own; those of runs are hashes
 
@@ -33,6 +36,15 @@ class Candidate:
     def of(cls, reference: ImageReference) -> "Candidate":
         """The image of a sighting."""
         return cls(reference.owner_id, reference.key, tuple({url.identity for url in reference.candidates}))
+
+
+def pictures_of(image: str) -> str:
+    """SQL: the identities of a row of `cdn_image_assets`, as far as they are known.
+
+    What is visible may be another picture than the one that the source shows now: both have to stay out.
+    """
+    known = f"ARRAY[{image}.identity, {image}.original_identity]::text[]"
+    return f"array_remove(array_remove({known}, NULL), '{UNKNOWN_IDENTITY}')"
 
 
 def kept_out(connection: sa.Connection, collection: Collection, candidates: Sequence[Candidate]) -> set[ImageKey]:
@@ -53,7 +65,7 @@ def _row(candidate: Candidate) -> dict[str, object]:
         "source_type": candidate.key.source_type,
         "source_id": candidate.key.source_id,
         "media_id": candidate.key.media_id,
-        "identities": list(candidate.identities),
+        "identities": [identity for identity in candidate.identities if identity != UNKNOWN_IDENTITY],
     }
 
 
@@ -119,17 +131,14 @@ _ERASURE_OF_IMAGES = sa.text("""
     WHERE collection = :collection AND owner_id = :owner_id AND asset_id = ANY(:asset_ids) LIMIT 1
 """)
 
-# What is visible may be another picture than the one that the source shows now: both have to stay out.
-_PICTURES = "array_remove(ARRAY[a.identity, a.original_identity]::text[], NULL)"
-
 _SHOWS_THEM = f"""a.collection = :collection AND a.owner_id = :owner_id
-    AND (a.id = ANY(:asset_ids) OR {_PICTURES} && ARRAY(
-        SELECT unnest({_PICTURES}) FROM cdn_image_assets a WHERE a.id = ANY(:asset_ids)))"""
+    AND (a.id = ANY(:asset_ids) OR {pictures_of("a")} && ARRAY(
+        SELECT unnest({pictures_of("a")}) FROM cdn_image_assets a WHERE a.id = ANY(:asset_ids)))"""
 
 _SET_IMAGE_TOMBSTONES = sa.text(f"""
     INSERT INTO cdn_tombstones
         (collection, owner_id, source_type, source_id, media_id, identities, asset_id, erasure_id)
-    SELECT a.collection, a.owner_id, a.source_type, a.source_id, a.media_id, {_PICTURES}, a.id, :erasure_id
+    SELECT a.collection, a.owner_id, a.source_type, a.source_id, a.media_id, {pictures_of("a")}, a.id, :erasure_id
     FROM cdn_image_assets a WHERE {_SHOWS_THEM}
     ON CONFLICT {_SUBJECT} DO UPDATE SET erasure_id = excluded.erasure_id, identities = excluded.identities
 """)
@@ -198,6 +207,24 @@ _BRING_BACK = sa.text(f"""
         id uuid, collection text, owner_id text, source_type text, source_id text, media_id text, identities text[],
         asset_id uuid, erasure_id uuid)
     ON CONFLICT DO NOTHING
+""")
+
+
+def lifted_since(connection: sa.Connection, copies: Sequence[Tombstone], looked_at: datetime) -> list[uuid.UUID]:
+    """The erasures of which the store had copies once and has none any more: they were lifted after a backup.
+
+    Args:
+        connection: to the catalog.
+        copies: all that the store has.
+        looked_at: the catalog's time before the store was asked; what was stored later may be missing among them.
+    """
+    values = {"copies": [copy.id for copy in copies], "looked_at": looked_at}
+    return list(connection.scalars(_LIFTED_SINCE, values))
+
+
+_LIFTED_SINCE = sa.text("""
+    SELECT erasure_id FROM cdn_tombstones GROUP BY erasure_id
+    HAVING bool_and(id <> ALL(CAST(:copies AS uuid[])) AND coalesce(stored_at < :looked_at, false))
 """)
 
 

@@ -78,6 +78,12 @@ def cache_control(browser_days: int) -> str:
     return f"public, max-age={browser_days * 86400}, s-maxage=31536000, immutable"
 
 
+def is_cache_control(header: str | None) -> bool:
+    """Whether `cache_control` makes such a header, for whatever number of days."""
+    match = re.match(r"public, max-age=(\d+),", header or "")
+    return match is not None and header == cache_control(int(match[1]) // 86400)
+
+
 class ObjectStore:
     """Objects by key. Every method raises `StoreUnavailable` when the store cannot be reached, refuses or times out."""
 

@@ -41,6 +41,10 @@ class OriginalStore:
             raise ObjectMissing(f"{key} in {self._objects.url} is damaged: {len(data)} bytes with SHA-256 {actual}")
         return data
 
+    async def check(self) -> None:
+        """As `ObjectStore.check`."""
+        await self._objects.check()
+
     async def delete(self, sha256: str) -> None:
         """Removes the original; nothing happens if there is none."""
         await self._objects.delete(original_key(sha256))

@@ -5,8 +5,9 @@ it back, and leaves the stores alone.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
@@ -60,6 +61,13 @@ class Cleaned:
     size: int | None = None
     is_all: bool = True
 
+    def after(self, earlier: "Cleaned | None") -> "Cleaned":
+        """With what an earlier run has cleaned of it."""
+        if earlier is None:
+            return self
+        size = None if self.size is None else self.size + (earlier.size or 0)
+        return replace(self, count=self.count + earlier.count, size=size)
+
 
 class WrongCatalogError(Exception):
     """Most objects of a store are unknown to this catalog: the one of another store, or one that lost its rows."""
@@ -100,6 +108,27 @@ class CleanUp:
         yield self._in_catalog(Kind.OLD_RUNS, lambda connection: delete_old_runs(connection, self.limit))
         self._transaction(forget_removed)
 
+    def run_for(self, seconds: float) -> Iterator[Cleaned]:
+        """Runs again and again until nothing is left, or that time is over; yields what all of them have cleaned.
+
+        The last one is not interrupted. A dry run is one run.
+
+        Raises:
+            StoreUnavailable, WrongCatalogError: as `run`.
+        """
+        until = time.monotonic() + seconds
+        before: dict[Kind, Cleaned] = {}
+        while True:
+            latest: dict[Kind, Cleaned] = {}
+            for cleaned in self.run():
+                latest[cleaned.kind] = cleaned
+                yield cleaned.after(before.get(cleaned.kind))
+            is_all = all(each.is_all for each in latest.values())
+            is_stuck = not any(each.count for each in latest.values())
+            if self.dry_run or is_all or is_stuck or time.monotonic() >= until:
+                return
+            before = {kind: each.after(before.get(kind)) for kind, each in latest.items()}
+
     def _in_catalog(self, kind: Kind, work: Callable[[sa.Connection], int]) -> Cleaned:
         count = self._transaction(work)
         return Cleaned(kind, count, is_all=count < self.limit)
@@ -121,19 +150,19 @@ class CleanUp:
         is_all = False
         while count < self.limit and not is_all:
             batch = self.limit if self.dry_run else min(BATCH, self.limit - count)
-            with sole_remover(self.catalog):
+            with sole_remover(self.catalog) as remover:
                 deleted, marked = self._transaction(partial(self._drop_superseded, limit=batch))
                 if not self.dry_run:
-                    remove_marked(self.catalog, self.stores, marked)
+                    remove_marked(self.catalog, self.stores, marked, remover)
             count += len(deleted)
-            size += sum(deleted[path] for path in marked)
+            size += sum(file_size for path, file_size in dict(deleted).items() if path in marked)
             is_all = len(deleted) < batch
             yield Cleaned(Kind.SUPERSEDED, count, size, is_all)
 
-    def _drop_superseded(self, connection: sa.Connection, limit: int) -> tuple[dict[str, int], set[str]]:
+    def _drop_superseded(self, connection: sa.Connection, limit: int) -> tuple[list[tuple[str, int]], set[str]]:
         lock_removal(connection)
         deleted = delete_superseded_renditions(connection, self.grace, limit)
-        return deleted, mark_unreferenced(connection, paths=list(deleted))
+        return deleted, mark_unreferenced(connection, paths=[path for path, _ in deleted])
 
     def _unknown_renditions(self) -> Iterator[Cleaned]:
         with self.catalog.connect() as connection:

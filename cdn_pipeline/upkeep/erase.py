@@ -32,6 +32,7 @@ from cdn_pipeline.queue.references import mark_unreferenced, note_removed, sole_
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.store.keys import original_key, path_of, renditions_prefix
 from cdn_pipeline.store.objects import ObjectStore, StoreUnavailable
+from cdn_pipeline.upkeep.removal import groups
 from cdn_pipeline.upkeep.tombstones import delete_copies, store_copies
 
 # For runs that have an image in hand: one attempt takes 60 s at most, after what was claimed before it.
@@ -152,10 +153,12 @@ class Eraser:
             return
         paths = [reference for reference in listed if reference.startswith("/")]
         sha256s = [reference for reference in listed if not reference.startswith("/")]
-        with sole_remover(self.catalog):
+        with sole_remover(self.catalog) as remover:
             marked = transaction(self.catalog, partial(mark_unreferenced, paths=paths, originals=sha256s))
-            asyncio.run(_for_each(self._delete, sorted(marked)))
-            transaction(self.catalog, partial(note_removed, references=sorted(marked)))
+            for references in groups(marked):
+                remover.require_lock()
+                asyncio.run(_for_each(self._delete, references))
+                transaction(self.catalog, partial(note_removed, references=references))
         note = partial(
             erasures.note_deleted,
             erasure_id=erasure_id,
@@ -243,15 +246,18 @@ class Eraser:
             StoreUnavailable: the store of originals fails; the tombstones stand.
         """
         erasure = transaction(self.catalog, partial(erasures.read_erasure, erasure_id=erasure_id))
+        unfinished = LiftRefusedError(f"erasure {erasure_id} is not finished: `cdn-pipeline erase --resume` first")
         if erasure.state is ErasureState.OPEN:
-            raise LiftRefusedError(f"erasure {erasure_id} is not finished: `cdn-pipeline erase --resume` first")
-        found = transaction(self.catalog, partial(tombstones.tombstones_of, erasure_id=erasure_id))
-        delete_copies(self.originals, found)
+            raise unfinished
 
         def remove(connection: sa.Connection) -> int:
-            erasures.close_erasure(
+            found = tombstones.tombstones_of(connection, erasure_id)
+            state = erasures.close_erasure(
                 connection, erasure_id, ErasureState.LIFTED, cdn_verified=erasure.cdn_verified, problem=erasure.problem
             )
+            if state is not ErasureState.LIFTED:  # a run came back with more of it
+                raise unfinished
+            delete_copies(self.originals, found)  # last, and before the commit: they do not outlive their tombstones
             return tombstones.remove_tombstones(connection, erasure_id)
 
         return transaction(self.catalog, remove)

@@ -52,8 +52,18 @@ _REFERENCES = sa.text("""
 """)
 
 
-def erasure_of(connection: sa.Connection, collection: Collection, subject: str) -> uuid.UUID | None:
-    """The erasure that took the subject down, if its tombstone stands.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An erasure whose tombstones stand, and how many they are: an owner's has one."""
+
+    erasure_id: uuid.UUID
+    owner_id: str
+    scope: str  # owner, or image
+    tombstones: int
+
+
+def erasures_of(connection: sa.Connection, collection: Collection, subject: str) -> list[Standing]:
+    """The erasures that took the subject down and whose tombstones stand, the earliest first.
 
     The subject is the id of an owner or of an image, a public URL, path or key, or a source URL of an erased image.
     """
@@ -65,7 +75,8 @@ def erasure_of(connection: sa.Connection, collection: Collection, subject: str) 
         values["identity"] = _identity(subject)
     else:
         values |= {"owner_id": subject, "asset_id": _uuid(subject)}
-    return connection.execute(_ERASURE, {**values, "collection": collection.name}).scalar()
+    rows = connection.execute(_ERASURES, {**values, "collection": collection.name})
+    return [Standing(**row) for row in rows.mappings()]
 
 
 def _identity(source_url: str) -> str | None:
@@ -82,10 +93,14 @@ def _uuid(subject: str) -> uuid.UUID | None:
         return None
 
 
-_ERASURE = sa.text("""
-    SELECT erasure_id FROM cdn_tombstones
-    WHERE collection = :collection AND (
+_ERASURES = sa.text("""
+    SELECT erasure_id, owner_id, CASE WHEN bool_or(source_type IS NULL) THEN 'owner' ELSE 'image' END AS scope,
+           count(*) AS tombstones
+    FROM cdn_tombstones
+    WHERE collection = :collection
+    GROUP BY erasure_id, owner_id
+    HAVING bool_or(
         (owner_id = CAST(:owner_id AS text) AND (source_type IS NULL OR media_id = CAST(:media_id AS text)))
         OR CAST(:identity AS text) = ANY(identities) OR asset_id = CAST(:asset_id AS uuid))
-    ORDER BY created_at LIMIT 1
+    ORDER BY min(created_at), erasure_id
 """)

@@ -19,7 +19,8 @@ from cdn_pipeline.failures import ImageFailure
 from cdn_pipeline.media.decode import open_checked
 from cdn_pipeline.media.recipes import Recipe
 from cdn_pipeline.queue.outcomes import NewRendition
-from cdn_pipeline.queue.restoration import UNKNOWN_IDENTITY, FoundImage, FoundOriginal, FoundRendition
+from cdn_pipeline.queue.restoration import FoundImage, FoundOriginal, FoundRendition
+from cdn_pipeline.queue.tombstones import UNKNOWN_IDENTITY
 from cdn_pipeline.sources.app_database import shard_of
 from cdn_pipeline.sources.discovery import ImageKey
 from cdn_pipeline.store.keys import original_key, path_of, rendition_named, sha256_of

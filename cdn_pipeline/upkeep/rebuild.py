@@ -8,8 +8,7 @@ on where it was. Nothing is downloaded, and no object is written or removed.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -20,7 +19,8 @@ import sqlalchemy as sa
 
 from cdn_pipeline.catalog.sessions import catalog_time, transaction
 from cdn_pipeline.collections import Collection
-from cdn_pipeline.queue.references import unreferenced_originals
+from cdn_pipeline.queue.erasures import note_lifted
+from cdn_pipeline.queue.references import end_old_marks, sole_remover, unreferenced_originals
 from cdn_pipeline.queue.restoration import (
     FoundImage,
     KnownPath,
@@ -29,9 +29,10 @@ from cdn_pipeline.queue.restoration import (
     restore_images,
     take_down_erased,
 )
+from cdn_pipeline.queue.tombstones import lifted_since, remove_tombstones
 from cdn_pipeline.queue.watermarks import forget_watermarks
 from cdn_pipeline.store.keys import ORIGINALS, path_of, sha256_of
-from cdn_pipeline.store.objects import ListedObject
+from cdn_pipeline.store.objects import ListedObject, ObjectStore
 from cdn_pipeline.upkeep.inventory import (
     Undescribed,
     describe,
@@ -41,7 +42,7 @@ from cdn_pipeline.upkeep.inventory import (
     with_originals,
 )
 from cdn_pipeline.upkeep.stores import Stores
-from cdn_pipeline.upkeep.tombstones import restore
+from cdn_pipeline.upkeep.tombstones import bring_all_back, read_copies
 from cdn_pipeline.upkeep.verify import Verification
 
 MAX_SAMPLES = 20
@@ -66,6 +67,7 @@ class Count(StrEnum):
     """What a rebuild counts."""
 
     TOMBSTONES = "tombstones set again"
+    LIFTED = "erasures that were lifted since the backup, and keep nothing out any more"
     TAKEN_DOWN = "images that were erased since the backup, taken down again"
     LISTED = "objects listed"
     NEW = "images that the catalog did not have"
@@ -95,8 +97,8 @@ class Rebuilt:
 class Rebuild:
     """One rebuild of a collection's part of the catalog.
 
-    A dry run does the same in one transaction and rolls it back; nobody can erase meanwhile. It sets no tombstones, so
-    it counts erased images as well.
+    A dry run does the same and rolls back each transaction, so that nobody waits for it. It sets no tombstones and
+    lifts none, so it counts erased images as well, and those that were lifted as kept out.
     """
 
     catalog: sa.Engine
@@ -110,33 +112,48 @@ class Rebuild:
         Raises:
             DamagedTombstoneError: nothing was brought back.
             StoreUnavailable: a store does not answer; the next rebuild goes on.
+            WrongStoreError: all is brought back, and of what the catalog names the stores have lost most.
         """
         rebuilt = Rebuilt()
-        with self._transactions() as transact, asyncio.Runner() as runner:
-            self._respect_tombstones(rebuilt, transact)
-            yield rebuilt
-            listing = _Listing(self.collection, self.stores, transact, transact(catalog_time), rebuilt)
+        self._respect_tombstones(rebuilt)
+        yield rebuilt
+        with asyncio.Runner() as runner:
+            since = self._transact(catalog_time)
+            listing = _Listing(self.collection, self.stores, self._transact, since, rebuilt, self.dry_run)
             for pages in (listing.renditions(), listing.originals()):
                 while runner.run(_next(pages)):
                     yield rebuilt
         yield from self._verify(rebuilt)
 
-    @contextmanager
-    def _transactions(self) -> Iterator[_Transact]:
+    def _transact(self, work: Callable[[sa.Connection], _T]) -> _T:
         if not self.dry_run:
-            yield partial(transaction, self.catalog)
-            return
+            return transaction(self.catalog, work)
         with self.catalog.connect() as connection:
-            yield lambda work: work(connection)  # and all of it is rolled back
+            return work(connection)  # and is rolled back
 
-    def _respect_tombstones(self, rebuilt: Rebuilt, transact: _Transact) -> None:
+    def _respect_tombstones(self, rebuilt: Rebuilt) -> None:
+        looked_at = self._transact(catalog_time)
+        try:
+            copies = read_copies(self.stores.originals)
+        except ValueError as error:
+            raise DamagedTombstoneError(f"{error}. Mend or remove it in {self.stores.originals.url}") from error
         if not self.dry_run:
-            try:
-                rebuilt.counts[Count.TOMBSTONES] = restore(self.catalog, self.stores.originals)
-            except ValueError as error:
-                raise DamagedTombstoneError(f"{error}. Mend or remove it in {self.stores.originals.url}") from error
-        rebuilt.counts[Count.TAKEN_DOWN] = transact(partial(take_down_erased, collection=self.collection))
-        transact(partial(forget_watermarks, collection=self.collection))
+            rebuilt.counts[Count.TOMBSTONES] = bring_all_back(self.catalog, copies)
+            self._transact(partial(forget_watermarks, collection=self.collection))
+            with sole_remover(self.catalog):
+                self._transact(end_old_marks)
+
+        # An empty store has lost its copies, or is another one: it tells nothing of what was lifted.
+        is_ours = bool(copies) or asyncio.run(_has_originals(self.stores.originals))
+
+        def follow(connection: sa.Connection) -> tuple[int, int]:
+            lifted = lifted_since(connection, copies, looked_at) if is_ours else []
+            note_lifted(connection, lifted)
+            for erasure_id in lifted:
+                remove_tombstones(connection, erasure_id)
+            return len(lifted), take_down_erased(connection, self.collection)
+
+        rebuilt.counts[Count.LIFTED], rebuilt.counts[Count.TAKEN_DOWN] = self._transact(follow)
 
     def _verify(self, rebuilt: Rebuilt) -> Iterator[Rebuilt]:
         """What the catalog names and the stores have lost; a dry run asks the catalog as it is."""
@@ -147,6 +164,13 @@ class Rebuild:
             rebuilt.counts[Count.MISSING] = sum(each.wrong for each in parts.values())
             rebuilt.counts[Count.REPAIRS] = before + sum(each.repaired for each in parts.values())
             yield rebuilt
+
+
+async def _has_originals(store: ObjectStore) -> bool:
+    async for page in store.pages(ORIGINALS):
+        if page:
+            return True
+    return False
 
 
 async def _next(pages: AsyncIterator[None]) -> bool:
@@ -165,6 +189,8 @@ class _Listing:
     transact: _Transact
     since: datetime
     rebuilt: Rebuilt
+    dry_run: bool
+    _told: set[str] = field(default_factory=set)  # a dry run's originals, whose rows were rolled back: 25 MB of 200,000
 
     async def renditions(self) -> AsyncIterator[None]:
         """Images whose renditions the catalog does not know, or knows as put away before they were put again."""
@@ -185,7 +211,7 @@ class _Listing:
         """Originals that nothing refers to: of images that were never encoded, or left over."""
         async for page in self.stores.originals.pages(ORIGINALS):
             self.rebuilt.counts[Count.LISTED] += len(page)
-            listed = {sha256: entry for entry in page if (sha256 := sha256_of(entry.key))}
+            listed = {sha256: entry for entry in page if (sha256 := sha256_of(entry.key)) and sha256 not in self._told}
             unknown = self.transact(partial(unreferenced_originals, sha256s=list(listed)))
             entries = [listed[sha256] for sha256 in unknown]
             images, undescribed = await images_of_originals(self.stores.originals, self.collection, entries)
@@ -195,6 +221,8 @@ class _Listing:
 
     def _restore(self, images: Sequence[FoundImage]) -> None:
         restored = self.transact(partial(restore_images, collection=self.collection, images=images, since=self.since))
+        if self.dry_run:
+            self._told.update(_originals_of(image for image in images if image not in restored.kept_out))
         if restored.kept_out:
             self.transact(partial(reopen_erasures, collection=self.collection, images=restored.kept_out))
         self.rebuilt.counts.update(
@@ -207,6 +235,15 @@ class _Listing:
                 Count.REPAIRS: restored.repairs,
             }
         )
+
+
+def _originals_of(images: Iterable[FoundImage]) -> set[str]:
+    """Of all their pictures, the one that is shown and those before."""
+    return {
+        sha256
+        for image in images
+        for sha256 in (image.original.sha256, *(found.rendition.original_sha256 for found in image.renditions))
+    }
 
 
 def _is_news(entry: ListedObject, known: Mapping[str, KnownPath]) -> bool:

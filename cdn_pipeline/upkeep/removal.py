@@ -1,18 +1,19 @@
 """Removing objects that nothing refers to. Why that is safe while runs publish: `cdn_pipeline.queue.references`."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import sqlalchemy as sa
 
 from cdn_pipeline.catalog.sessions import transaction
-from cdn_pipeline.queue.references import half_removed, mark_unreferenced, note_removed, sole_remover
+from cdn_pipeline.queue.references import Remover, half_removed, mark_unreferenced, note_removed, sole_remover
 from cdn_pipeline.store.keys import original_key
 from cdn_pipeline.store.objects import ObjectStore, StoreUnavailable
 from cdn_pipeline.upkeep.stores import Stores
 
 _AT_ONCE = 32
+GROUP = 100  # objects between two looks at the lock: a second or two
 
 
 def remove_unreferenced(
@@ -23,9 +24,9 @@ def remove_unreferenced(
     Raises:
         StoreUnavailable: some are still there. They are marked, and the next clean-up removes them.
     """
-    with sole_remover(catalog):
+    with sole_remover(catalog) as remover:
         marked = transaction(catalog, partial(mark_unreferenced, paths=paths, originals=originals))
-        remove_marked(catalog, stores, marked)
+        remove_marked(catalog, stores, marked, remover)
     return marked
 
 
@@ -35,27 +36,35 @@ def remove_half_removed(catalog: sa.Engine, stores: Stores, limit: int) -> int:
     Raises:
         StoreUnavailable: some are still there.
     """
-    with sole_remover(catalog):
+    with sole_remover(catalog) as remover:
         marked = transaction(catalog, partial(half_removed, limit=limit))
-        remove_marked(catalog, stores, marked)
+        remove_marked(catalog, stores, marked, remover)
     return len(marked)
 
 
-def remove_marked(catalog: sa.Engine, stores: Stores, marked: Collection[str]) -> None:
+def remove_marked(catalog: sa.Engine, stores: Stores, marked: Iterable[str], remover: Remover) -> None:
     """Removes from the stores what the `sole_remover`, who calls this, has marked and committed.
 
     Raises:
         StoreUnavailable: some are still there, and stay marked: a request that timed out may yet be carried out.
+        RemoverLostError: likewise; the lock is gone.
     """
-    if not marked:
-        return
-    removed, failures = asyncio.run(_remove(stores, marked))
-    transaction(catalog, lambda connection: note_removed(connection, removed))
-    if failures:
-        raise failures[0]
+    for references in groups(marked):
+        remover.require_lock()
+        removed, failures = asyncio.run(_remove(stores, references))
+        transaction(catalog, partial(note_removed, references=removed))
+        if failures:
+            raise failures[0]
 
 
-async def _remove(stores: Stores, references: Collection[str]) -> tuple[list[str], list[StoreUnavailable]]:
+def groups(references: Iterable[str]) -> Iterator[list[str]]:
+    """In the order of their names, so many at a time as are removed without another look at the lock."""
+    left = sorted(references)
+    for start in range(0, len(left), GROUP):
+        yield left[start : start + GROUP]
+
+
+async def _remove(stores: Stores, references: Sequence[str]) -> tuple[list[str], list[StoreUnavailable]]:
     places = asyncio.Semaphore(_AT_ONCE)
     removed, failures = [], []
 
@@ -69,7 +78,7 @@ async def _remove(stores: Stores, references: Collection[str]) -> tuple[list[str
             else:
                 removed.append(reference)
 
-    await asyncio.gather(*map(remove, sorted(references)))
+    await asyncio.gather(*map(remove, references))
     return removed, failures
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 import sqlalchemy as sa
 
+from cdn_pipeline.queue.erasures import note_lost_erasures
 from cdn_pipeline.queue.tombstones import Tombstone, bring_back, note_stored, tombstones_of
 from cdn_pipeline.store.keys import TOMBSTONES, tombstone_key
 from cdn_pipeline.store.objects import ObjectStore
@@ -52,20 +53,26 @@ def delete_copies(originals: ObjectStore, tombstones: Sequence[Tombstone]) -> No
     asyncio.run(delete())
 
 
-def restore(catalog: sa.Engine, originals: ObjectStore) -> int:
-    """Sets the tombstones again that the store has and the catalog has lost; returns how many.
-
-    Before anything else is brought back into a catalog: `queue.tombstones.kept_out` then says what must stay out.
+def read_copies(originals: ObjectStore) -> list[Tombstone]:
+    """The tombstones that the store has.
 
     Raises:
         StoreUnavailable: the store fails.
         ValueError: a copy is damaged; nothing may be brought back until somebody has looked at it.
     """
-    tombstones = asyncio.run(_read(originals))
+    return asyncio.run(_read(originals))
+
+
+def bring_all_back(catalog: sa.Engine, copies: Sequence[Tombstone]) -> int:
+    """Sets those of the tombstones again that the catalog has lost, and their audit rows; returns how many.
+
+    Before anything else is brought back into a catalog: `queue.tombstones.kept_out` then says what must stay out.
+    """
     restored = 0
-    for start in range(0, len(tombstones), _AT_ONCE):
+    for start in range(0, len(copies), _AT_ONCE):
         with catalog.begin() as connection:
-            restored += bring_back(connection, tombstones[start : start + _AT_ONCE])
+            restored += bring_back(connection, copies[start : start + _AT_ONCE])
+            note_lost_erasures(connection)
     return restored
 
 

@@ -19,12 +19,13 @@ from cdn_pipeline.collections import Collection
 from cdn_pipeline.queue.reopen import open_repair_jobs
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.store.keys import original_key
-from cdn_pipeline.store.objects import ObjectMissing, ObjectStore
+from cdn_pipeline.store.objects import ObjectMissing, ObjectStore, is_cache_control
 from cdn_pipeline.upkeep.stores import Part
 from cdn_pipeline.upkeep.survey import Survey, survey_originals, survey_renditions
 
 BATCH = 500
 MAX_SAMPLES = 20
+FEW = 100  # lost objects that may outnumber those that are there
 _AT_ONCE = 32
 _LOWEST, _HIGHEST = uuid.UUID(int=0), uuid.UUID(int=2**128 - 1)
 
@@ -35,7 +36,11 @@ class Problem(StrEnum):
     MISSING = "missing"
     SIZE = "of another size"
     BYTES = "of other bytes"
-    HEADERS = "of another content type"  # told, but not repaired: its bytes are right
+    HEADERS = "of another content type or Cache-Control"  # told, but not repaired: its bytes are right
+
+
+class WrongStoreError(Exception):
+    """Most objects are missing: this is another store, or one that was emptied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +87,14 @@ class Verification:
     sample: int | None = None  # objects of each part, drawn at random; None: all
     read: bool = False
     repair: bool = False
+    force: bool = False  # repairs even a store that has lost most objects
 
     def run(self) -> Iterator[Verified]:
         """Yields each part after every batch, the same object as it grows.
 
         Raises:
             StoreUnavailable: a store does not answer.
+            WrongStoreError: it has lost most objects; nothing more is repaired.
         """
         for part in self.stores:
             verified = Verified(part)
@@ -132,11 +139,21 @@ class Verification:
         if findings:
             with self.catalog.connect() as connection:
                 findings = _still_referred_to(connection, verified.part, findings)
+        verified.problems.update(finding.problem for finding in findings)
+        if self.repair and not self.force:
+            self._require_store_of(verified)
         repaired = self._repair(verified.part, findings) if self.repair else set()
         left = [finding for finding in findings if finding not in repaired]
-        verified.problems.update(finding.problem for finding in findings)
         verified.repaired += len(repaired)
         verified.samples += left[: MAX_SAMPLES - len(verified.samples)]
+
+    def _require_store_of(self, verified: Verified) -> None:
+        missing = verified.problems[Problem.MISSING]
+        if missing > max(FEW, verified.looked_at / 2):
+            raise WrongStoreError(
+                f"{self.stores[verified.part].url} has lost {missing} of {verified.looked_at} {verified.part}: is it "
+                "the store of this catalog? If all is to be made again: `cdn-pipeline verify --all --repair --force`"
+            )
 
     def _repair(self, part: Part, findings: Sequence[Finding]) -> set[Finding]:
         """Opens jobs for what they can mend; returns that."""
@@ -230,6 +247,8 @@ async def _problem(store: ObjectStore, key: str, target: sa.RowMapping, *, read:
         if hashlib.sha256(data).hexdigest() != target["sha256"]:
             return Problem.BYTES
     # A folder's objects have no headers unless a manifest is there; the server makes them from the key.
-    if None not in (head.content_type, target["content_type"]) and head.content_type != target["content_type"]:
+    if None in (head.content_type, target["content_type"]):
+        return None
+    if head.content_type != target["content_type"] or not is_cache_control(head.cache_control):
         return Problem.HEADERS
     return None

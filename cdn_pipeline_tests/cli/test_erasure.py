@@ -144,6 +144,26 @@ def test_lifting_lets_in_again(invoke_with_zone: Invoke, one: sa.Connection) -> 
     assert invoke_with_zone("erase", "--owner", OWNER, "--lift", "--yes").exit_code == 1
 
 
+def test_before_it_lifts_it_says_what_of_whom(invoke_with_zone: Invoke, one: sa.Connection) -> None:
+    see(one, reference(parse(SOURCE_URL), owner=OWNER, image="2", source_type="post_thumbnail"))
+    image_id = str(image_ids(one)[0])
+    assert invoke_with_zone("erase", "--image", image_id, "--yes").exit_code == 0
+    result = invoke_with_zone("erase", "--image", image_id, "--lift", answer="n\n")
+    assert f"owner {OWNER}: some of its images, 2 tombstones" in result.output
+    assert result.output.index(OWNER) < result.output.index("Lift the tombstone?")
+    assert one.scalar(sa.text("SELECT count(*) FROM cdn_tombstones")) == 2
+
+
+def test_it_does_not_guess_which_of_several_erasures_to_lift(invoke_with_zone: Invoke, one: sa.Connection) -> None:
+    assert invoke_with_zone("erase", SOURCE_URL, "--yes").exit_code == 0
+    see(one, reference(parse(SOURCE_URL), owner="another", image="2"))
+    assert invoke_with_zone("erase", SOURCE_URL, "--yes").exit_code == 0
+    result = invoke_with_zone("erase", SOURCE_URL, "--lift", "--yes")
+    assert result.exit_code == 1
+    assert all(f"owner {owner}: " in result.output for owner in (OWNER, "another"))
+    assert one.scalar(sa.text("SELECT count(*) FROM cdn_tombstones")) == 2
+
+
 def test_a_catalog_that_does_not_answer_is_exit_status_1(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CATALOG_DATABASE_URL", "postgresql://127.0.0.1:9/catalog")
     assert invoke("erase", "--owner", OWNER, "--yes").exit_code == 1

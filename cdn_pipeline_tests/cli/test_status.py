@@ -60,6 +60,17 @@ def test_a_catalog_in_order_is_healthy(invoke: Invoke, connection: sa.Connection
     assert "0 images lost, 0 arrived dead" in result.output
 
 
+def test_an_erasure_that_is_not_finished_is_told(invoke: Invoke, connection: sa.Connection) -> None:
+    assert "erasures" not in invoke("status").output
+    connection.execute(
+        sa.text("""
+            INSERT INTO cdn_erasures (collection, owner_id, scope, requested_by, reason, state)
+            VALUES ('instagram', 'owner', 'owner', 'us', 'a ticket', 'purge_pending')""")
+    )
+    assert "1 not finished: `cdn-pipeline erase` shows why" in invoke("status").output
+    assert json.loads(invoke("status", "--json").output)["unfinished_erasures"] == 1
+
+
 def test_an_empty_catalog_says_what_to_do(invoke: Invoke) -> None:
     result = invoke("status")
     assert result.exit_code == 0, result.output

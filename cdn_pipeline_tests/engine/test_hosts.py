@@ -362,4 +362,4 @@ def test_an_image_whose_other_url_is_behind_a_breaker_is_tried_again_when_that_m
     assert tally.failures == {FailureKind.RATE_LIMITED: 1}
     [left] = jobs(catalog)
     assert (left["status"], left["host"], left["retry_count"]) == ("queued", "127.0.0.1", 1)
-    assert left["next_attempt_at"] - left["updated_at"] > timedelta(minutes=59)
+    assert left["next_attempt_at"] - left["updated_at"] > timedelta(minutes=14)

@@ -1,8 +1,10 @@
 """What becomes of images: every run here is a whole one, on a small world with its origin, stores and workers."""
 
+import asyncio
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from aiohttp import web
@@ -23,10 +26,14 @@ from cdn_pipeline.demo.origin import Origin
 from cdn_pipeline.demo.pictures import Picture, PictureCache
 from cdn_pipeline.engine import images as images_module
 from cdn_pipeline.engine import stream as stream_module
+from cdn_pipeline.engine.hosts import Hosts
 from cdn_pipeline.engine.mirror import Mirror
 from cdn_pipeline.engine.outages import Outage, StoreWatch
 from cdn_pipeline.engine.pool import PoolBroken, WorkerPool
+from cdn_pipeline.engine.transcoding import Transcoder
 from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.media.recipes import Recipe
+from cdn_pipeline.media.transcode import Transcoded
 from cdn_pipeline.queue.outcomes import Verdict
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.settings import Settings
@@ -503,6 +510,39 @@ def test_a_task_that_is_lost_now_and_then_is_not_the_images_fault(
     tally = run(settings)
     assert (tally.published, tally.images, tally.attempts_failed) == (1, 1, {})
     assert [job["retry_count"] for job in jobs(catalog)] == [0]
+
+
+def test_a_catalog_that_is_away_when_a_host_is_asked_is_not_the_images_fault(
+    avatar: World, settings: Settings, catalog: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visit, cuts = Hosts.visit, iter(range(3))
+
+    @asynccontextmanager
+    async def cut_off(hosts: Hosts, name: str) -> AsyncIterator[None]:
+        if next(cuts, None) is not None:
+            raise sa.exc.OperationalError("SELECT", {}, psycopg.OperationalError("the connection is lost"))
+        async with visit(hosts, name):
+            yield
+
+    monkeypatch.setattr(Hosts, "visit", cut_off)
+    tally = run(settings)
+    assert (tally.published, tally.images, tally.attempts_failed) == (1, 1, {})
+    assert [job["retry_count"] for job in jobs(catalog)] == [0]
+
+
+def test_waiting_for_a_worker_is_not_the_images_fault(
+    avatar: World, settings: Settings, catalog: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transcode, seconds = Transcoder.transcode, 2.0
+
+    async def crowded(transcoder: Transcoder, data: bytes, recipe: Recipe) -> Transcoded:
+        await asyncio.sleep(seconds + 0.5)
+        return await transcode(transcoder, data, recipe)
+
+    monkeypatch.setattr(Transcoder, "transcode", crowded)
+    monkeypatch.setattr(images_module, "IMAGE_SECONDS", seconds)
+    tally = run(settings)
+    assert (tally.published, tally.attempts_failed) == (1, {})
 
 
 def test_an_image_that_takes_too_long_is_tried_again(

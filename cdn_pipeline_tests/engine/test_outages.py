@@ -8,6 +8,8 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from threading import Thread, Timer
+from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -18,10 +20,14 @@ from cdn_pipeline.catalog.embedded import EmbeddedPostgres
 from cdn_pipeline.catalog.sessions import CatalogUnavailable, transaction
 from cdn_pipeline.collections import SHARDS
 from cdn_pipeline.demo.faults import Fault, Misbehaviour
+from cdn_pipeline.engine import outages
 from cdn_pipeline.engine import stream as stream_module
 from cdn_pipeline.engine.outages import Outage, StoreWatch
 from cdn_pipeline.engine.tally import Tally
+from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue.leases import hold_run, renew_leases
+from cdn_pipeline.queue.outcomes import Outcome, StoredOriginal, Verdict
+from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.settings import Settings
 from cdn_pipeline_tests.engine.runs import (
     assert_nothing_in_hand,
@@ -103,6 +109,57 @@ def test_one_key_that_cannot_be_written_does_not_keep_the_others(
     assert tally.published == len(view(catalog)) >= 3
     assert +tally.failures == {"upload_failed": tally.images - tally.published}
     assert {row["owner_id"] for row in view(catalog).values()} == {str(world.profile_ids[1])}
+
+
+def test_a_key_that_the_store_refuses_is_its_images_own_trouble_even_where_nothing_else_is_to_be_stored(
+    small_world: SmallWorld, settings: Settings, catalog: sa.Engine, objects: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = small_world(profiles=1, posts=0)
+    blocked = objects / "th" / "ig" / str(world.profile_ids[0])
+    blocked.parent.mkdir(parents=True)
+    blocked.touch()
+    monkeypatch.setattr(stream_module, "StoreWatch", partial(StoreWatch, patience_seconds=0.0))
+    assert +run(settings).failures == {"upload_failed": 1}
+
+
+def ended(**how: Any) -> Outcome:
+    told = {"verdict": Verdict.RETRYING, "failure": FailureKind.SOURCE_ERROR, **how}
+    return Outcome(uuid4(), uuid4(), "00", stage=Stage.DOWNLOAD, identity="file:A", source_url="https://a/", **told)
+
+
+AWAY = {"verdict": Verdict.RELEASED, "failure": FailureKind.STORE_UNAVAILABLE}
+ORIGINAL = StoredOriginal("A", "file:A", 1, 10, "jpeg", None, None, None)
+
+
+@pytest.fixture
+def stores(monkeypatch: pytest.MonkeyPatch) -> StoreWatch:
+    """Away, and the pause is over."""
+    monkeypatch.setattr(outages, "_FIRST_PAUSE_SECONDS", 0.0)
+    watch = StoreWatch(_pause_seconds=0.0)
+    watch.note(ended(**AWAY))
+    assert watch.places(64) == 1
+    return watch
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"verdict": Verdict.PUBLISHED, "failure": None},
+        {"verdict": Verdict.UNCHANGED, "failure": None, "original": ORIGINAL},
+        {"verdict": Verdict.FAILED, "failure": FailureKind.IMAGE_CORRUPT, "original": ORIGINAL},
+    ],
+)
+def test_whatever_is_stored_ends_the_wait_for_the_store(stores: StoreWatch, stored: dict[str, Any]) -> None:
+    stores.note(ended(**stored))
+    assert stores.places(64) == 64
+
+
+def test_images_that_need_no_store_do_not_crawl_while_it_is_away(stores: StoreWatch) -> None:
+    for _ in range(100):
+        stores.note(ended(verdict=Verdict.UNCHANGED, failure=None))  # not modified, says its source
+    assert stores.places(64) == 64
+    stores.note(ended(**AWAY, original=ORIGINAL))  # the other store took it
+    assert stores.places(64) == 1
 
 
 # -- the catalog --

@@ -9,7 +9,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import pytest
 from pebble import ProcessExpired
 
+from cdn_pipeline.engine import pool as pool_module
 from cdn_pipeline.engine.pool import OutOfCpuTime, PoolBroken, PoolUnusable, TaskTimeout, WorkerDied, WorkerPool
 from cdn_pipeline.engine.worker import Limits, Preparation, Worker, pickled_call, unpickled_answer
 from cdn_pipeline.failures import FailureKind, ImageFailure
@@ -163,6 +164,27 @@ def test_a_worker_killed_at_work_costs_the_task_it_had() -> None:
 
         outcome_of(calls)
         assert pool.restarts == 1
+
+
+def test_a_call_is_pickled_when_a_worker_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    pickled: list[object] = []
+
+    def noted(function: Callable[..., object], args: Sequence[object], limits: Limits) -> bytes:
+        pickled.append(function)
+        return pickled_call(function, args, limits)
+
+    monkeypatch.setattr(pool_module, "pickled_call", noted)
+    with opened() as pool:
+
+        async def calls() -> None:
+            await worker_ids(pool)
+            pickled.clear()
+            waiting = [asyncio.create_task(pool.run(tasks.wait, 0.5)) for _ in range(5)]
+            await asyncio.sleep(0.1)
+            assert len(pickled) == 2
+            await asyncio.gather(*waiting)
+
+        outcome_of(calls)
 
 
 def test_idle_workers_killed_cost_nothing() -> None:

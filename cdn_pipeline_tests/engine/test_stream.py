@@ -381,6 +381,62 @@ def test_a_catalog_that_goes_away_ends_the_run_with_its_error(catalog: sa.Engine
         work(catalog, run, process, ["00"])
 
 
+def test_jobs_that_others_have_locked_are_looked_for_again_after_a_pause(
+    catalog: sa.Engine, new_run: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(catalog, [reference(1, "00")])
+    claims: list[int] = []
+
+    def counted(*args: Any, **more: Any) -> list[DueJob]:
+        claims.append(1)
+        return due.claim(*args, **more)
+
+    monkeypatch.setattr(stream_module, "claim", counted)
+    with catalog.connect() as other:
+        other.execute(sa.text("SELECT FROM cdn_image_jobs FOR UPDATE"))
+        unlocking = threading.Timer(1.5, other.rollback)
+        unlocking.start()
+        found = work(catalog, new_run(), publish, ["00"])
+        unlocking.join()
+    assert total(found).published == 1
+    assert len(claims) < 10
+
+
+def test_a_run_takes_its_lock_again_once_the_catalog_is_no_standby_any_more(
+    catalog: sa.Engine, new_run: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "RENEW_EVERY", timedelta(seconds=0.1))
+    add(catalog, [reference(1, "00")])
+    run = new_run()
+    with catalog.connect() as admin:
+        admin.execution_options(isolation_level="AUTOCOMMIT")
+
+        async def process(job: DueJob) -> Outcome:
+            for statement in (
+                f'ALTER DATABASE "{catalog.url.database}" SET default_transaction_read_only = on',
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'",
+            ):
+                admin.execute(sa.text(statement))
+            await asyncio.sleep(1)
+            admin.execute(sa.text(f'ALTER DATABASE "{catalog.url.database}" RESET default_transaction_read_only'))
+            await asyncio.sleep(1)
+            leases.renew_leases(admin, run)  # raises unless the lock is held
+            return outcome(job, Verdict.PUBLISHED)
+
+        assert total(work(catalog, run, process, ["00"])).published == 1
+
+
+def test_a_finished_shard_keeps_numbers_and_no_names(catalog: sa.Engine, new_run: Callable[[], Run]) -> None:
+    add(catalog, [reference(n, "00") for n in range(5)])
+
+    async def fail(job: DueJob) -> Outcome:
+        return outcome(job, Verdict.FAILED, FailureKind.IMAGE_CORRUPT)
+
+    [report] = work(catalog, new_run(), fail, ["00"])
+    assert report.tally.failures == {FailureKind.IMAGE_CORRUPT: 5}
+    assert not report.tally._unsettled
+
+
 def test_the_last_delay_inside_a_run_is_its_horizon(catalog: sa.Engine, new_run: Callable[[], Run]) -> None:
     add(catalog, [reference(1, "00")])
 

@@ -84,6 +84,31 @@ def test_a_shard_without_work_is_reported_although_a_host_has_no_room(
     assert found[3:] == ["00"]
 
 
+def test_many_hosts_without_room_do_not_make_a_run_claim_everything(
+    catalog: sa.Engine, new_run: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "MAX_BACKLOG", 20)
+    add(catalog, [reference(100 + n, "00", days=1 + n / 100) for n in range(100)])  # one host's after the other's
+    with catalog.begin() as connection:
+        for table in ("cdn_image_jobs", "cdn_image_assets"):
+            host = "substring(source_url FROM '(\\d)\\d\\.jpg')"
+            connection.execute(sa.text(f"UPDATE {table} SET source_url = 'https://' || {host} || '.example/x.jpg'"))
+    gate = Doorkeeper(**{f"{n}.example": Admission.WAIT for n in range(10)})
+    found: list[ShardReport] = []
+    stream = Stream(catalog, new_run(), Selection(QUICK, EVERYTHING), publish, found.append, gate=gate)
+
+    async def main() -> int:
+        running = asyncio.create_task(stream.run(["00"]))
+        await asyncio.sleep(1)
+        claimed = job_states(catalog)["processing"]
+        gate.hosts.clear()
+        await running
+        return claimed
+
+    assert asyncio.run(main()) < 20 + 16
+    assert Tally.total([report.tally for report in found]).published == 100
+
+
 def test_jobs_of_a_host_that_is_left_alone_are_given_back_as_if_never_claimed(
     catalog: sa.Engine, new_run: Callable[[], Run]
 ) -> None:

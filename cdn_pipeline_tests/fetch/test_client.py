@@ -346,6 +346,7 @@ def test_the_body_of_a_403_is_not_read_to_its_end() -> None:
         ("9" * 5000, None, None),
         ("soon", None, None),
         ("", None, None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None, None),
     ],
 )
 def test_retry_after_is_understood_as_seconds_or_date(

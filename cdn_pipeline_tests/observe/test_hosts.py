@@ -53,6 +53,13 @@ def test_a_half_open_host_is_told_as_long_as_images_wait_for_it(connection: sa.C
     assert the_only(connection).images == 1
 
 
+def test_a_host_that_nobody_has_asked_for_hours_is_not_told_of(connection: sa.Connection) -> None:
+    see(connection, reference())
+    open_breaker(connection)
+    connection.execute(sa.text("UPDATE cdn_hosts SET retry_at = '2020-01-01', updated_at = '2020-01-01'"))
+    assert shut_hosts(connection, INSTAGRAM) == ()
+
+
 def test_a_host_that_has_failed_less_than_five_times_is_well(connection: sa.Connection) -> None:
     see(connection, reference())
     note_failure(connection, HOST, FailureKind.DOWNLOAD_TIMEOUT)

@@ -311,6 +311,21 @@ def test_what_waits_by_design_is_not_left_waiting(world: World, change: str) -> 
     assert oldest_due(world.connection, INSTAGRAM).due == 0
 
 
+def test_a_job_whose_host_is_left_alone_is_not_left_waiting_until_that_may_be_asked_again(world: World) -> None:
+    see(world.connection, reference())
+    world.advance(HOUR * 9)
+    world.connection.execute(
+        sa.text("INSERT INTO cdn_hosts (host, opened_at, retry_at) VALUES ('cdn.example', now(), now() + :hour)"),
+        {"hour": HOUR},
+    )
+    assert oldest_due(world.connection, INSTAGRAM).due == 0
+    world.advance(HOUR * 3)
+    found = oldest_due(world.connection, INSTAGRAM)
+    assert found.due == 1
+    assert found.age is not None
+    assert HOUR * 2 <= found.age < HOUR * 2.1
+
+
 def test_a_job_in_hand_is_not_left_waiting(world: World) -> None:
     see(world.connection, reference())
     take_one(world.connection)

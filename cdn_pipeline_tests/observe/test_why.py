@@ -104,6 +104,22 @@ def test_a_run_that_stopped_renewing_its_lease_is_gone_as_well(connection: sa.Co
     assert reason(connection).state is QueueState.ABANDONED
 
 
+def test_an_image_behind_its_host_says_since_when_and_until_when(connection: sa.Connection) -> None:
+    see(connection, reference())
+    shut(connection)
+    found = reason(connection)
+    assert (found.state, found.due) == (QueueState.BEHIND_HOST, False)
+    assert found.words.startswith("Behind its host: cdn.example is left alone since ")
+    assert found.words.endswith("(in 59 min), by one image at first.")
+
+
+def test_a_retry_that_comes_after_its_host_is_asked_again_is_a_retry(connection: sa.Connection) -> None:
+    see(connection, reference())
+    end(connection, Verdict.RETRYING, FailureKind.RATE_LIMITED, retry_in_seconds=2 * 3600)
+    shut(connection)
+    assert reason(connection).state is QueueState.RETRY_LATER
+
+
 def test_a_held_image_says_how_to_let_it_go(connection: sa.Connection) -> None:
     see(connection, reference())
     hold_queue(connection, INSTAGRAM)
@@ -265,6 +281,23 @@ def restored(connection: sa.Connection) -> None:
     restore_queue(connection, INSTAGRAM)
 
 
+def shut(connection: sa.Connection) -> None:
+    """The breaker of the images' host is open for an hour."""
+    connection.execute(
+        sa.text("INSERT INTO cdn_hosts (host, opened_at, retry_at) VALUES ('cdn.example', now(), now() + :hour)"),
+        {"hour": HOUR},
+    )
+
+
+def answering(connection: sa.Connection) -> None:
+    connection.execute(sa.text("DELETE FROM cdn_hosts"))
+
+
+def shut_anew(connection: sa.Connection) -> None:
+    answering(connection)
+    shut(connection)
+
+
 def given_a_recipe_of_the_future(connection: sa.Connection) -> None:
     connection.execute(
         sa.text("UPDATE cdn_image_jobs SET rollout = 'future' WHERE status = 'queued' AND stage = 'encode'")
@@ -282,7 +315,7 @@ _ENDS = [
 _STEPS = st.one_of(
     st.builds(seen, st.sampled_from("1234"), st.sampled_from("ab"), st.sampled_from("AB")),
     st.builds(lambda place, end: tried(place, *end), st.integers(0, 3), st.sampled_from(_ENDS)),
-    st.sampled_from([taken, held, restored, due_now, given_a_recipe_of_the_future]),
+    st.sampled_from([taken, held, restored, due_now, shut_anew, answering, given_a_recipe_of_the_future]),
 )
 
 

@@ -51,6 +51,21 @@ def test_it_removes_what_the_catalog_does_not_know_and_tells_numbers_and_bytes(
 
 
 @pytest.mark.usefixtures("_mirrored")
+@pytest.mark.parametrize(("minutes", "removed", "more_is_left"), [(60, 3, False), (0, 2, True)])
+def test_it_goes_on_until_nothing_is_left_or_its_time_is_over(
+    memory_workplace: Workplace, tmp_path: Path, minutes: int, removed: int, more_is_left: bool
+) -> None:
+    before = objects(tmp_path)
+    result = clean_up(memory_workplace, limit=1, minutes=minutes)
+    assert result.success
+    assert len(objects(tmp_path)) == len(before) - removed
+    [event] = result.asset_materializations_for_node(cleaned_stores.op.name)
+    numbers = {name: entry.value for name, entry in event.metadata.items()}
+    assert numbers["renditions that the catalog does not know"] == removed - 1
+    assert numbers["more is left"] is more_is_left
+
+
+@pytest.mark.usefixtures("_mirrored")
 def test_a_dry_run_removes_nothing(memory_workplace: Workplace, tmp_path: Path) -> None:
     before = objects(tmp_path)
     result = clean_up(memory_workplace, dry_run=True)

@@ -4,6 +4,7 @@ from asyncio import StreamWriter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import dagster as dg
 import pytest
@@ -13,6 +14,7 @@ from dagster import PartitionKeyRange
 
 from cdn_pipeline.collections import SHARDS
 from cdn_pipeline.definitions import defs
+from cdn_pipeline.demo.faults import Fault
 from cdn_pipeline.orchestration.partitions import image_shards
 from cdn_pipeline.orchestration.schedules import nightly_freshness_schedule
 from cdn_pipeline_tests.fetch.origins import Origin, origin, response
@@ -98,6 +100,25 @@ def test_a_retry_that_waits_six_hours_is_tried_now(
     assert by_night.success
     assert memory_workplace.sum_of("published", by_night.run_id) == 3
     assert "retries released: 3, pictures to be checked at the source: 0" in run_log(memory_workplace, by_night)
+
+
+def test_what_a_maintenance_page_refused_by_day_is_had_by_night_under_the_same_url(
+    memory_workplace: Workplace, small_world: SmallWorld, catalog: sa.Engine
+) -> None:
+    world = small_world(profiles=1, posts=0)
+    with world.engine.connect() as connection:
+        url = connection.scalar(sa.text("SELECT profile_pic_url_hd FROM profiles"))
+    world.origin.misbehaviour.order(urlsplit(url).path, Fault.HTML_PAGE, attempts=2)  # for both URLs of the picture
+    assert memory_workplace.run(*ALL_SHARDS).success
+    change(catalog, "UPDATE cdn_image_assets SET processing_started_at = now() - interval '12 hours'")
+    by_day = memory_workplace.run(*ALL_SHARDS)
+    assert memory_workplace.sum_of("claimed images", by_day.run_id, ORIGINALS) == 0
+
+    by_night = nightly(memory_workplace)
+
+    assert by_night.success
+    assert "refused ones tried again: 1" in run_log(memory_workplace, by_night)
+    assert memory_workplace.sum_of("published", by_night.run_id) == 1
 
 
 def test_a_night_asks_instagram_for_nothing_that_is_published(
@@ -212,3 +233,34 @@ def test_a_provider_that_refuses_us_is_a_warning_and_the_night_goes_on(
     by_night = nightly(memory_workplace)
     assert by_night.success
     assert "check DECODO_AUTH_TOKEN" in run_log(memory_workplace, by_night)
+
+
+@pytest.mark.parametrize(("policy", "is_kept"), [("keep", True), ("expire", False)])
+def test_a_profile_that_turned_private_is_erased_by_night_if_that_is_wanted(
+    memory_workplace: Workplace,
+    small_world: SmallWorld,
+    catalog: sa.Engine,
+    decodo: DecodoService,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: str,
+    is_kept: bool,
+) -> None:
+    world = small_world(profiles=2, posts=0)
+    users = [user_of_rows(world.engine, world.origin.signer, each, world.origin.now()) for each in world.profile_ids]
+    for user, is_private in zip(users, (True, False), strict=True):
+        decodo.order(user["username"], profile_page({**user, "is_private": is_private}))
+    decodo.looks_until_done = 0  # its pace is the real one
+    kill_urls(world.engine, world.origin.now() - timedelta(days=2))
+    monkeypatch.setenv("DECODO_API_URL", decodo.base_url)
+    monkeypatch.setenv("DECODO_AUTH_TOKEN", TOKEN)
+    monkeypatch.setenv("DECODO_REQUESTS_PER_SECOND", "100")
+    monkeypatch.setenv("PRIVATE_PROFILES", policy)
+
+    by_night = nightly(memory_workplace)
+
+    assert by_night.success
+    with catalog.connect() as connection:
+        owners = set(connection.scalars(sa.text("SELECT owner_id FROM cdn_image_assets")))
+    private, public = map(str, world.profile_ids)
+    assert owners == ({private, public} if is_kept else {public})
+    assert (f"{private} turned private" in run_log(memory_workplace, by_night)) is not is_kept

@@ -89,6 +89,7 @@ def test_in_a_new_catalog_all_is_well(memory_workplace: Workplace) -> None:
         "deadlines_can_be_kept": "no image waits for its download",
         "no_due_image_left_waiting": "no urgent job is due",
         "no_host_left_alone_for_long": "hosts with an open breaker: 0",
+        "no_erasure_left_unfinished": "unfinished erasures: 0",
         "every_shard_was_scanned_within_a_day": (
             "never scanned: run `nightly_freshness`, or materialize source_images"
         ),
@@ -256,3 +257,20 @@ def test_a_host_that_is_left_alone_for_long_is_a_warning_that_names_it(
     assert words == "hosts with an open breaker: 1, 1 of them for more than 5 min"
     assert (numbers["open breakers"], numbers["images behind them"]) == (1, 1)
     assert "cdn.example" in numbers["hosts"][0]
+
+
+def test_an_erasure_that_does_not_end_is_an_error_that_names_it(
+    memory_workplace: Workplace, connection: sa.Connection
+) -> None:
+    for state, hours in (("open", 2), ("purge_pending", 0.5), ("done", 3)):
+        connection.execute(
+            sa.text("""
+                INSERT INTO cdn_erasures (collection, owner_id, scope, requested_by, reason, state, created_at)
+                VALUES ('instagram', 'somebody', 'owner', 'us', 'a ticket', :state, now() - :ago)"""),
+            {"state": state, "ago": timedelta(hours=hours)},
+        )
+    run = judge(memory_workplace)
+    assert verdicts(run) == {**ALL_WELL, "no_erasure_left_unfinished": FAILS}
+    words, numbers = evaluation(run, "no_erasure_left_unfinished")
+    assert words == "unfinished erasures: 2, 1 of them older than 60 min"
+    assert numbers["old"] == ["owner somebody, open: interrupted"]

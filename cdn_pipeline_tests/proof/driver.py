@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from cdn_pipeline.collections import INSTAGRAM, SHARDS
 from cdn_pipeline.media.recipes import AVIF_THUMBNAILS, Size
 from cdn_pipeline.queue.due import Selection
-from cdn_pipeline.queue.freshness import open_checks, release_retries
+from cdn_pipeline.queue.freshness import open_checks, release_retries, reopen_refused
 from cdn_pipeline.queue.intake import known_images, lock_images, record
 from cdn_pipeline.queue.leases import RunLostError, release_dead_leases
 from cdn_pipeline.queue.reopen import open_jobs_again, open_rollout_jobs
@@ -198,6 +198,9 @@ class Driver:
 
     def release_retries(self) -> None:
         self.execute(lambda connection: release_retries(connection, self.collection, SHARDS))
+
+    def reopen_refused(self) -> None:
+        self.execute(lambda connection: reopen_refused(connection, self.collection, SHARDS), reopens=True)
 
     def open_checks(self) -> None:
         self.execute(lambda connection: open_checks(connection, self.collection, SHARDS), reopens=True)

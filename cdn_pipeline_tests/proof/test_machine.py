@@ -186,6 +186,7 @@ class Mirroring(RuleBasedStateMachine):
     @rule()
     def night_falls(self) -> None:
         self.driver.release_retries()
+        self.driver.reopen_refused()
         self.driver.open_checks()
 
     @rule()

@@ -8,7 +8,13 @@ import sqlalchemy as sa
 from cdn_pipeline.collections import BACKFILL_PRIORITY, INSTAGRAM
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue.due import DueJob
-from cdn_pipeline.queue.freshness import CHECKED_LATELY, open_checks, release_retries
+from cdn_pipeline.queue.freshness import (
+    CHECKED_LATELY,
+    REFUSED_LATELY,
+    open_checks,
+    release_retries,
+    reopen_refused,
+)
 from cdn_pipeline.queue.outcomes import Verdict
 from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import JobType, Stage
@@ -106,6 +112,87 @@ def test_retries_of_other_shards_and_collections_wait_on(connection: sa.Connecti
     assert release_retries(connection, ANOTHER_COLLECTION, ["00", "01", "02"]) == 0
     assert release_retries(connection, INSTAGRAM, []) == 0
     assert release_retries(connection, INSTAGRAM, ["00", "02"]) == 2
+    assert {job.shard for job in take(connection)} == {"00", "02"}
+
+
+# -- refusals that may have passed --
+
+
+def refuse(connection: sa.Connection, kind: FailureKind = FailureKind.SOURCE_FORBIDDEN) -> None:
+    """The only due job, refused yesterday."""
+    settle(connection, RUN, [outcome(take_one(connection), Verdict.WAITING, failure=kind)])
+    tried(connection, timedelta(days=1))
+
+
+def tried(connection: sa.Connection, ago: timedelta) -> None:
+    connection.execute(sa.text("UPDATE cdn_image_assets SET processing_started_at = now() - :t"), {"t": ago})
+
+
+@pytest.mark.parametrize(
+    ("kind", "again"),
+    [
+        (FailureKind.SOURCE_FORBIDDEN, 1),
+        (FailureKind.NOT_AN_IMAGE, 1),
+        (FailureKind.TOO_MANY_REDIRECTS, 1),
+        (FailureKind.BLOCKED_ADDRESS, 1),
+        (FailureKind.SIGNATURE_MISMATCH, 0),
+        (FailureKind.SOURCE_URL_404, 0),
+        (FailureKind.SOURCE_URL_EXPIRED, 0),
+    ],
+)
+def test_what_was_refused_is_tried_again_where_that_may_have_passed(
+    connection: sa.Connection, kind: FailureKind, again: int
+) -> None:
+    see(connection, reference())
+    refuse(connection, kind)
+    assert take(connection) == []
+    assert reopen_refused(connection, INSTAGRAM, SHARDS) == len(open_jobs(connection)) == again
+
+
+def test_what_is_refused_again_waits_again_until_the_next_night(connection: sa.Connection) -> None:
+    see(connection, reference())
+    refuse(connection)
+    assert [reopen_refused(connection, INSTAGRAM, SHARDS) for _ in range(2)] == [1, 0]
+    job = take_one(connection)
+    assert (job.job_type, job.stage, job.priority, job.retry_count) == (
+        JobType.RETRY,
+        Stage.DOWNLOAD,
+        BACKFILL_PRIORITY,
+        0,
+    )
+    settle(connection, RUN, [outcome(job, Verdict.WAITING, failure=FailureKind.SOURCE_FORBIDDEN)])
+    assert reopen_refused(connection, INSTAGRAM, SHARDS) == 0
+    tried(connection, REFUSED_LATELY)
+    assert reopen_refused(connection, INSTAGRAM, SHARDS) == 1
+    publish(connection)
+    assert (image(connection)["processing_status"], image(connection)["failure_kind"]) == ("completed", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ("url_expires_at = clock_timestamp() - interval '1 second'", 0),
+        ("url_expires_at = NULL", 1),
+        ("removed_at = clock_timestamp()", 0),
+    ],
+)
+def test_only_a_url_that_lives_and_is_still_wanted_is_tried_again(
+    connection: sa.Connection, change: str, again: int
+) -> None:
+    see(connection, reference())
+    refuse(connection)
+    connection.execute(sa.text(f"UPDATE cdn_image_assets SET {change}"))
+    assert reopen_refused(connection, INSTAGRAM, SHARDS) == again
+
+
+def test_refused_images_of_other_shards_and_collections_wait_on(connection: sa.Connection) -> None:
+    see(connection, *(reference(image=shard, shard=shard) for shard in ("00", "01", "02")))
+    refused = [outcome(job, Verdict.WAITING, failure=FailureKind.NOT_AN_IMAGE) for job in take(connection)]
+    settle(connection, RUN, refused)
+    tried(connection, timedelta(days=1))
+    assert reopen_refused(connection, ANOTHER_COLLECTION, ["00", "01", "02"]) == 0
+    assert reopen_refused(connection, INSTAGRAM, []) == 0
+    assert reopen_refused(connection, INSTAGRAM, ["00", "02"]) == 2
     assert {job.shard for job in take(connection)} == {"00", "02"}
 
 

@@ -17,6 +17,7 @@ from cdn_pipeline.queue.due import claim, outlook
 from cdn_pipeline.queue.hosts import (
     BREAKER_FAILURES,
     BREAKER_OPEN,
+    BREAKER_OPEN_LONGEST,
     PROBE_LEASE,
     Breaker,
     look_at_breakers,
@@ -173,16 +174,39 @@ def test_every_probe_that_fails_doubles_the_time_up_to_a_quarter_of_an_hour(
 
 
 def test_a_host_that_says_when_to_come_back_is_left_alone_until_then(connection: sa.Connection, let_pass: Pass) -> None:
-    hour = timedelta(hours=1)
-    breaker, was_open = note_failure(connection, HOST, FailureKind.RATE_LIMITED, retry_after=hour)
+    minutes = timedelta(minutes=5)
+    breaker, was_open = note_failure(connection, HOST, FailureKind.RATE_LIMITED, retry_after=minutes)
     assert (breaker.is_open, was_open) == (True, False)
-    assert seconds(breaker) == about(hour)
-    breaker, was_open = note_failure(connection, HOST, FailureKind.RATE_LIMITED, retry_after=2 * hour)
+    assert seconds(breaker) == about(minutes)
+    breaker, was_open = note_failure(connection, HOST, FailureKind.RATE_LIMITED, retry_after=2 * minutes)
     assert was_open
-    assert seconds(breaker) == about(2 * hour)
-    let_pass(2 * hour)
+    assert seconds(breaker) == about(2 * minutes)
+    let_pass(2 * minutes)
     take_probe(connection, HOST)
     assert seconds(fail(connection, probing=True)) == about(BREAKER_OPEN)
+
+
+def test_a_host_that_asks_for_a_day_is_asked_again_by_one_image_in_a_quarter_of_an_hour(
+    connection: sa.Connection, let_pass: Pass
+) -> None:
+    breaker, _ = note_failure(connection, HOST, FailureKind.RATE_LIMITED, retry_after=timedelta(days=1))
+    assert seconds(breaker) == about(BREAKER_OPEN_LONGEST)
+    let_pass(BREAKER_OPEN_LONGEST)
+    assert take_probe(connection, HOST)[1] is True
+
+
+def test_a_breaker_that_nobody_probed_for_an_hour_is_as_good_as_closed(
+    connection: sa.Connection, let_pass: Pass
+) -> None:
+    see(connection, reference())
+    open_breaker(connection)
+    let_pass(timedelta(hours=2))
+    assert look_at_breakers(connection) == []
+    assert len(take(connection)) == 1
+    breaker, was_open = note_failure(connection, HOST, KIND)
+    assert (breaker.is_open, breaker.failures, was_open) == (False, 1, False)
+    note_answer(connection, HOST)
+    assert seconds(open_breaker(connection)) == about(BREAKER_OPEN)
 
 
 def test_a_retry_after_of_nothing_opens_nothing(connection: sa.Connection) -> None:

@@ -21,6 +21,7 @@ from cdn_pipeline.queue.leases import (
     dead_runs,
     end_runs,
     hold_run,
+    killed_runs,
     release_dead_leases,
     renew_leases,
 )
@@ -178,6 +179,35 @@ def test_a_run_ends_quietly_when_the_catalog_has_gone_away(catalog: sa.Engine) -
         assert eventually(lambda: dead_runs(connection)) == ["run"]
     with hold_run(catalog, "run"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("server_started", "run_started", "killed"),
+    [
+        (timedelta(seconds=-30), timedelta(seconds=-40), False),
+        (timedelta(seconds=-30), timedelta(seconds=-20), True),
+        (timedelta(seconds=-90), timedelta(seconds=-100), True),
+    ],
+)
+def test_a_run_that_may_have_lost_its_lock_to_a_restart_of_the_catalog_has_a_minute_to_take_it_again(
+    catalog: sa.Engine, server_started: timedelta, run_started: timedelta, killed: bool
+) -> None:
+    with catalog.begin() as connection:
+        for statement in (
+            "CREATE SCHEMA server",
+            "CREATE FUNCTION server.pg_postmaster_start_time() RETURNS timestamptz LANGUAGE sql AS "
+            f"$$ SELECT pg_catalog.now() + interval '{server_started.total_seconds()} s' $$",
+            "SET LOCAL search_path = server, public, pg_catalog",
+        ):
+            connection.execute(sa.text(statement))
+        connection.execute(
+            sa.text(
+                "INSERT INTO cdn_runs (run_id, lock_key, worker_id, started_at) VALUES ('run', 1, 'w', now() + :s)"
+            ),
+            {"s": run_started},
+        )
+        assert dead_runs(connection) == ["run"]
+        assert killed_runs(connection) == (["run"] if killed else [])
 
 
 def test_an_ended_run_frees_what_it_left_in_hand(catalog: sa.Engine) -> None:

@@ -46,6 +46,17 @@ def test_a_picture_that_kills_its_worker_is_tried_again_until_the_ladder_ends(
     assert decision.kind is FailureKind.WORKER_DIED
 
 
+@given(st.integers(0, 10), st.floats(60, 86_400), st.floats(0, 86_400))
+def test_retry_after_never_takes_more_than_half_of_the_time_that_a_url_lives(
+    retries: int, lives: float, seconds: float
+) -> None:
+    failure = ImageFailure(FailureKind.RATE_LIMITED, retry_after_seconds=seconds)
+    decision = decide(POLICY, failure, retries, None, url_lives=timedelta(seconds=lives))
+    assert decision.verdict is Verdict.RETRYING
+    assert decision.retry_in <= max(timedelta(seconds=lives) / 2, LADDER[min(retries, 7)] * 1.2)
+    assert decision.retry_in >= min(timedelta(seconds=seconds), timedelta(seconds=lives) / 2)
+
+
 def test_delays_are_spread() -> None:
     failure = ImageFailure(FailureKind.SOURCE_ERROR)
     assert len({decide(POLICY, failure, 0, None).retry_in for _ in range(20)}) > 10

@@ -16,6 +16,7 @@ from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.store.folder import FolderStore
 from cdn_pipeline.store.keys import original_key, path_of, rendition_key
+from cdn_pipeline.store.objects import CACHE_CONTROL
 from cdn_pipeline.upkeep.stores import Stores
 from cdn_pipeline_tests.queue.catalogs import RUN, both_sizes, outcome, reference, see, source_url, take
 
@@ -51,7 +52,7 @@ def put(stores: Stores, media_id: str, content: str) -> None:
         await stores.originals.put_verified(original_key(sha256(data)), data, content_type="image/jpeg")
         for rendition, data in renditions_of(media_id, content):
             key = rendition.path.removeprefix("/")
-            await stores.renditions.put_verified(key, data, content_type="image/webp")
+            await stores.renditions.put_verified(key, data, content_type="image/webp", cache_control=CACHE_CONTROL)
 
     asyncio.run(put_all())
 

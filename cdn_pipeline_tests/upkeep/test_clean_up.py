@@ -86,6 +86,18 @@ def test_a_superseded_rendition_that_another_image_shows_keeps_its_object(
     assert set(objects(tmp_path)) == names("x") | names("y")
 
 
+def test_rows_that_share_a_path_do_not_end_it_early(
+    catalog: sa.Engine, connection: sa.Connection, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clean_up_module, "BATCH", 4)
+    for image in ("1", "2", "3"):
+        mirror(connection, stores, "x", "y", image=image)
+    supersede_long_ago(connection)
+    work = CleanUp(catalog, INSTAGRAM, stores, GRACE, dry_run=False).run()
+    [*_, last] = [cleaned for cleaned in work if cleaned.kind is Kind.SUPERSEDED]
+    assert (last.count, last.is_all) == (6, True)
+
+
 def test_objects_that_the_catalog_does_not_know_go_after_a_week(
     catalog: sa.Engine, connection: sa.Connection, stores: Stores, tmp_path: Path
 ) -> None:

@@ -14,14 +14,16 @@ import sqlalchemy as sa
 
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.engine.mirror import open_store
-from cdn_pipeline.queue.erasures import ErasureState, list_erasures
+from cdn_pipeline.queue.erasures import ErasureState, list_erasures, list_objects
 from cdn_pipeline.queue.settlement import settle
+from cdn_pipeline.queue.tombstones import UNKNOWN_IDENTITY, Candidate, kept_out
 from cdn_pipeline.settings import Settings
+from cdn_pipeline.sources.discovery import ImageKey
 from cdn_pipeline.store.keys import original_key
 from cdn_pipeline.store.objects import ObjectStore, StoreUnavailable
 from cdn_pipeline.upkeep.erase import Eraser, LiftRefusedError, Target, expire_private_profiles
-from cdn_pipeline.upkeep.erasure_plan import erasure_of, plan_erasure
-from cdn_pipeline.upkeep.tombstones import restore
+from cdn_pipeline.upkeep.erasure_plan import erasures_of, plan_erasure
+from cdn_pipeline.upkeep.tombstones import bring_all_back, read_copies
 from cdn_pipeline_tests.cloudflare.zone import Zone, running_zone
 from cdn_pipeline_tests.engine.runs import folder, images, objects_in, rows, run, view
 from cdn_pipeline_tests.queue.catalogs import RUN, published, reference, register, see, session, source_url, take_one
@@ -156,7 +158,7 @@ def test_one_picture_is_erased_and_the_owners_others_stay(mirrored: Mirrored) ->
     assert mirrored.paths == before - gone
     with mirrored.catalog.connect() as connection:
         for subject in (str(post["id"]), *gone, f"https://elsewhere{min(gone)}", post["source_url"]):
-            assert erasure_of(connection, INSTAGRAM, subject) == erasure.id
+            assert [each.erasure_id for each in erasures_of(connection, INSTAGRAM, subject)] == [erasure.id]
 
 
 def test_an_original_that_another_owner_has_too_stays(mirrored: Mirrored) -> None:
@@ -312,8 +314,8 @@ def test_tombstones_survive_the_catalog_in_the_store_of_originals(mirrored: Mirr
     with mirrored.catalog.begin() as connection:
         connection.execute(sa.text("DELETE FROM cdn_tombstones"))
         connection.execute(sa.text("DELETE FROM cdn_erasures"))
-    assert restore(mirrored.catalog, mirrored.eraser.originals) == 1
-    assert restore(mirrored.catalog, mirrored.eraser.originals) == 0
+    assert bring_all_back(mirrored.catalog, read_copies(mirrored.eraser.originals)) == 1
+    assert bring_all_back(mirrored.catalog, read_copies(mirrored.eraser.originals)) == 0
     run(mirrored.settings)
     assert_nothing_of(mirrored, mirrored.owner)
     erasure = mirrored.eraser.erase(Target(mirrored.owner), **WHO)  # the audit begins anew, with the same tombstone
@@ -321,11 +323,11 @@ def test_tombstones_survive_the_catalog_in_the_store_of_originals(mirrored: Mirr
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"id": "x"}', b"\xff"])
-def test_a_damaged_tombstone_stops_the_restoration(settings: Settings, catalog: sa.Engine, data: bytes) -> None:
+def test_a_damaged_tombstone_stops_the_restoration(settings: Settings, data: bytes) -> None:
     originals = open_store(settings, settings.originals_url)
     asyncio.run(originals.put_new("tombstones/1.json", data, content_type="application/json"))
     with pytest.raises(ValueError, match=r"tombstones/1\.json is no tombstone"):
-        restore(catalog, originals)
+        read_copies(originals)
 
 
 def test_a_lifted_erasure_lets_the_owner_in_again(mirrored: Mirrored) -> None:
@@ -344,6 +346,36 @@ def test_an_erasure_that_is_not_finished_cannot_be_lifted(mirrored: Mirrored) ->
     erasure = replace(mirrored.eraser, objects=objects).erase(Target(mirrored.owner), **WHO)
     with pytest.raises(LiftRefusedError, match="--resume"):
         mirrored.eraser.lift(erasure.id)
+
+
+def test_an_erasure_that_a_run_came_back_with_more_of_cannot_be_lifted(mirrored: Mirrored) -> None:
+    erasure = mirrored.eraser.erase(Target(mirrored.owner), **WHO)
+    with mirrored.catalog.begin() as connection:
+        list_objects(connection, erasure.id, ["/late"])
+    with pytest.raises(LiftRefusedError, match="--resume"):
+        mirrored.eraser.lift(erasure.id)
+    assert len(rows(mirrored.catalog, "SELECT * FROM cdn_tombstones")) == 1
+    assert any("tombstones/" in key for key in objects_in(mirrored.settings.originals_url))
+
+
+def test_pictures_that_nobody_can_tell_apart_are_not_taken_for_the_same(mirrored: Mirrored) -> None:
+    """As of objects of the first version, after the catalog was lost."""
+    with mirrored.catalog.begin() as connection:
+        connection.execute(sa.text("UPDATE cdn_image_assets SET identity = '', original_identity = ''"))
+    [avatar] = [
+        row
+        for row in images(mirrored.catalog)
+        if (row["source_type"], row["owner_id"]) == ("profile_avatar", mirrored.owner)
+    ]
+    others = mirrored.paths_of(mirrored.owner) - {
+        path for path in mirrored.paths_of(mirrored.owner) if "/avatar/" in path
+    }
+    assert others
+    assert mirrored.eraser.erase(Target(mirrored.owner, (avatar["id"],)), **WHO).images == 1
+    assert mirrored.paths_of(mirrored.owner) == others
+    other = Candidate(mirrored.owner, ImageKey("post_thumbnail", "new", "new"), (UNKNOWN_IDENTITY,))
+    with mirrored.catalog.connect() as connection:
+        assert kept_out(connection, INSTAGRAM, [other]) == set()
 
 
 @pytest.mark.parametrize("owner", ["", " ", "..", "a/b", "é", "x" * 101])

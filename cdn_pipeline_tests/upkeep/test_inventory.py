@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.media.recipes import AVIF_THUMBNAILS, Recipe
 from cdn_pipeline.queue.outcomes import NewRendition
-from cdn_pipeline.queue.restoration import UNKNOWN_IDENTITY, FoundImage, FoundRendition
+from cdn_pipeline.queue.restoration import FoundImage, FoundRendition
+from cdn_pipeline.queue.tombstones import UNKNOWN_IDENTITY
 from cdn_pipeline.store.folder import FolderStore
 from cdn_pipeline.store.keys import path_of, rendition_key
 from cdn_pipeline.store.labels import Label

@@ -18,7 +18,8 @@ from cdn_pipeline.catalog.embedded_programs import programs_for
 from cdn_pipeline.catalog.migrate import migrate
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.demo.app_database import add_post, profiles_table, replace_avatar, resign_all
-from cdn_pipeline.queue.erasures import ErasureState, list_erasures
+from cdn_pipeline.engine.mirror import open_store
+from cdn_pipeline.queue.erasures import Erasure, ErasureState, list_erasures
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.store.keys import original_key
@@ -343,6 +344,18 @@ def test_a_dry_run_counts_the_same_and_changes_nothing(drill: Drill) -> None:
     assert told == drill.rebuild().counts
 
 
+def test_nobody_waits_for_a_dry_run(drill: Drill) -> None:
+    """At no page does it hold a transaction, and what it tells does not send the sensor to read every row."""
+    watermarks = rows(drill.catalog, "SELECT * FROM cdn_source_watermarks ORDER BY shard")
+    pages = 0
+    for _ in Rebuild(drill.catalog, INSTAGRAM, drill.stores).run():
+        waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
+        assert rows(drill.catalog, waiting) == []
+        pages += 1
+    assert pages > 2
+    assert rows(drill.catalog, "SELECT * FROM cdn_source_watermarks ORDER BY shard") == watermarks != []
+
+
 def test_a_rebuild_twice_changes_nothing_more(drill: Drill) -> None:
     drill.lose_catalog()
     drill.rebuild()
@@ -401,6 +414,16 @@ def test_what_clean_up_has_in_hand_is_left_for_another_time(mirror: Mirror) -> N
     assert drill.public() == before
 
 
+def test_what_was_marked_when_the_backup_was_made_and_put_again_since_is_brought_back(drill: Drill) -> None:
+    before = drill.public()
+    drill.lose_catalog()
+    with drill.catalog.begin() as connection:
+        mark = "INSERT INTO cdn_removed_objects (reference, marked_at) VALUES (:path, now() - interval '1 day')"
+        connection.execute(sa.text(mark), [{"path": row["cdn_path_256"]} for row in before.values()])
+    assert drill.rebuild().counts[Count.IN_REMOVAL] == 0
+    assert drill.public() == before
+
+
 # -- what the stores hold that is not ours to bring back --
 
 
@@ -455,7 +478,9 @@ def test_what_was_erased_stays_out_of_a_rebuilt_catalog(drill: Drill) -> None:
 
 def test_objects_that_an_unfinished_erasure_left_stay_out_and_its_resumption_takes_them(drill: Drill) -> None:
     owner = str(drill.world.profile_ids[0])
-    kept = {name: data for name, data in _files(drill).items() if owner in name.as_posix()}
+    kept = {name: data for name, data in _files(drill).items() if owner in data.decode("latin-1") + name.as_posix()}
+    kept |= {file: file.read_bytes() for meta in kept if (file := described_by(meta)).is_file()}
+    originals = objects_in(drill.settings.originals_url)
     erase(drill, owner)
     before = drill.public()
     for file, data in kept.items():
@@ -464,14 +489,84 @@ def test_objects_that_an_unfinished_erasure_left_stay_out_and_its_resumption_tak
     drill.lose_catalog()
     assert drill.rebuild().counts[Count.KEPT_OUT] > 0
     assert drill.public() == before
-    with drill.catalog.connect() as connection:
-        [erasure] = list_erasures(connection, INSTAGRAM, unfinished=True)
+    [erasure] = unfinished(drill)
     assert Eraser.of(drill.settings, drill.catalog).go_on(erasure.id).state is ErasureState.PURGE_PENDING
     assert [key for key in objects_in(drill.settings.objects_url) if owner in key] == []
+    left = {row["original_sha256"] for row in images(drill.catalog)}
+    assert len(originals) > len(left)
+    assert {key for key in objects_in(drill.settings.originals_url) if key in originals} == {
+        original_key(sha256) for sha256 in left
+    }
+
+
+def unfinished(drill: Drill) -> list[Erasure]:
+    with drill.catalog.connect() as connection:
+        return list_erasures(connection, INSTAGRAM, unfinished=True)
 
 
 def _files(drill: Drill) -> dict[Path, bytes]:
-    return {file: file.read_bytes() for file in folder(drill.settings.objects_url).rglob("*") if file.is_file()}
+    """Of both stores, with what describes them."""
+    stores = (drill.settings.objects_url, drill.settings.originals_url)
+    return {file: file.read_bytes() for url in stores for file in folder(url).rglob("*") if file.is_file()}
+
+
+def described_by(manifest: Path) -> Path:
+    """The object whose metadata that is."""
+    return Path(manifest.as_posix().replace("/.meta/", "/").removesuffix(".json"))
+
+
+def test_an_erasure_can_be_lifted_or_repeated_after_the_catalog_was_lost(drill: Drill) -> None:
+    before, owner = drill.public(), str(drill.world.profile_ids[0])
+    erase(drill, owner)
+    drill.lose_catalog()
+    drill.rebuild()
+    eraser = Eraser.of(drill.settings, drill.catalog)
+    with drill.catalog.connect() as connection:
+        [erasure] = list_erasures(connection, INSTAGRAM)
+    assert (erasure.owner_id, erasure.scope, erasure.state) == (owner, "owner", ErasureState.DONE)
+    assert eraser.go_on(erasure.id).state is ErasureState.PURGE_PENDING
+    assert eraser.lift(erasure.id) == 1
+    drill.run()
+    assert drill.public() == before
+
+
+def test_what_was_lifted_after_a_backup_is_kept(drill: Drill) -> None:
+    owner = str(drill.world.profile_ids[0])
+    erase(drill, owner)
+    drill.back_up()
+    [erasure] = unfinished(drill)
+    Eraser.of(drill.settings, drill.catalog).lift(erasure.id)
+    drill.run()
+    before = drill.public()
+    assert owner in {source_id for _, source_id, _ in before}
+
+    drill.restore_backup()
+    rebuilt = drill.rebuild()
+
+    assert (rebuilt.counts[Count.LIFTED], rebuilt.counts[Count.KEPT_OUT]) == (1, 0)
+    assert drill.public() == before
+    assert unfinished(drill) == []
+    assert drill.run() == 0
+
+
+def test_an_empty_store_does_not_say_that_an_erasure_was_lifted(drill: Drill, tmp_path: Path) -> None:
+    erase(drill, drill.world.profile_ids[0])
+    empty = open_store(drill.settings, (tmp_path / "mistyped").as_uri())
+    *_, rebuilt = Rebuild(drill.catalog, INSTAGRAM, Stores(drill.stores.renditions, empty), dry_run=False).run()
+    assert rebuilt.counts[Count.LIFTED] == 0
+    assert len(rows(drill.catalog, "SELECT * FROM cdn_tombstones")) == 1
+
+
+def test_a_tombstone_that_was_never_copied_is_not_taken_for_lifted(drill: Drill) -> None:
+    erase(drill, drill.world.profile_ids[0])
+    before = drill.public()
+    [tombstone] = (folder(drill.settings.originals_url) / "tombstones").iterdir()
+    tombstone.unlink()
+    with drill.catalog.begin() as connection:
+        connection.execute(sa.text("UPDATE cdn_tombstones SET stored_at = NULL"))
+    assert drill.rebuild().counts[Count.LIFTED] == 0
+    drill.run()
+    assert drill.public() == before
 
 
 def test_what_was_erased_after_a_backup_leaves_the_backup(drill: Drill) -> None:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cdn_pipeline.collections import INSTAGRAM
+from cdn_pipeline.queue import references
 from cdn_pipeline.queue.due import DueJob
 from cdn_pipeline.queue.references import half_removed, mark_unreferenced, removals
 from cdn_pipeline.queue.settlement import settle
@@ -261,6 +262,56 @@ def test_what_the_store_does_not_delete_stays_marked(catalog: sa.Engine, tmp_pat
         remove_unreferenced(catalog, refusing, paths=[path])
     with catalog.connect() as connection:
         assert half_removed(connection, 10) == [path]
+
+
+def test_a_mark_from_a_restored_catalog_takes_nothing_that_a_row_refers_to(catalog: sa.Engine, tmp_path: Path) -> None:
+    world = World(catalog, tmp_path, [("publish", "0", "x")])
+    world.play()
+    x = [*paths("x"), sha256(original_of("x"))]
+    with catalog.begin() as connection:
+        connection.execute(
+            sa.text("INSERT INTO cdn_removed_objects (reference) SELECT unnest(CAST(:references AS text[]))"),
+            {"references": [*x, "/gone"]},
+        )
+    assert remove_half_removed(catalog, world.plain, 100) == 1
+    assert world.objects() >= set(paths("x"))
+    with catalog.begin() as connection:
+        assert None not in removals(connection, x).removed_at.values()
+
+
+def test_who_has_lost_the_lock_removes_nothing_more(
+    catalog: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cut(FolderStore):
+        """At whose first removal the catalog ends the remover's session."""
+
+        async def delete(self, key: str) -> None:
+            with catalog.begin() as connection:
+                connection.execute(
+                    sa.text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = :key"
+                    ),
+                    {"key": references._REMOVER_LOCK},
+                )
+            await super().delete(key)
+
+    monkeypatch.setattr(removal, "GROUP", 1)
+    world = World(catalog, tmp_path, [])
+    put(world.plain, "avatar", "x")
+    cut = Stores(Cut(tmp_path / "r", "file:///r"), world.plain.originals)
+    with pytest.raises(sa.exc.OperationalError):
+        remove_unreferenced(catalog, cut, paths=paths("x"))
+    assert len(world.objects() & set(paths("x"))) == 1
+    assert remove_half_removed(catalog, world.plain, 100) == 1
+    assert not world.objects() & set(paths("x"))
+
+
+def test_a_session_that_does_not_hold_the_lock_removes_nothing(catalog: sa.Engine) -> None:
+    with references.sole_remover(catalog) as remover:
+        remover.require_lock()
+        remover.connection.execute(sa.text("SELECT pg_advisory_unlock_all()"))
+        with pytest.raises(references.RemoverLostError):
+            remover.require_lock()
 
 
 def test_on_s3_too(catalog: sa.Engine, tmp_path: Path, moto_server: S3Server) -> None:

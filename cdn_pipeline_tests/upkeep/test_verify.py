@@ -14,9 +14,10 @@ from cdn_pipeline.media.recipes import AVIF_THUMBNAILS
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.store.keys import original_key
+from cdn_pipeline.store.objects import CACHE_CONTROL, cache_control
 from cdn_pipeline.upkeep import verify as verify_module
 from cdn_pipeline.upkeep.stores import Part, Stores
-from cdn_pipeline.upkeep.verify import Problem, Verification, Verified
+from cdn_pipeline.upkeep.verify import Problem, Verification, Verified, WrongStoreError
 from cdn_pipeline_tests.engine.runs import folder, run
 from cdn_pipeline_tests.queue.catalogs import open_jobs, refuse_illegal_transitions, session
 from cdn_pipeline_tests.s3 import S3Server, moto_server
@@ -60,13 +61,19 @@ def rendition_key(content: str) -> str:
     return renditions_of("avatar", content)[0][0].path.removeprefix("/")
 
 
-def replace_object(stores: Stores, key: str, data: bytes, content_type: str = "image/webp") -> None:
+def replace_object(
+    stores: Stores,
+    key: str,
+    data: bytes,
+    content_type: str = "image/webp",
+    cache_control: str | None = CACHE_CONTROL,
+) -> None:
     """What lies under a key becomes something else."""
     store = stores.originals if key.startswith("originals") else stores.renditions
 
     async def replace() -> None:
         await store.delete(key)
-        await store.put_new(key, data, content_type=content_type)
+        await store.put_new(key, data, content_type=content_type, cache_control=cache_control)
 
     asyncio.run(replace())
 
@@ -106,6 +113,36 @@ def test_another_content_type_is_told_and_not_repaired(catalog: sa.Engine, conte
     replace_object(stores, rendition_key(content), renditions_of("avatar", content)[0][1], "text/html")
     found = verify(catalog, stores, repair=True)[Part.RENDITIONS]
     assert (found.problems, found.repaired) == ({Problem.HEADERS: 1}, 0)
+
+
+@pytest.mark.parametrize("header", [None, "public", "public, max-age=60, s-maxage=31536000, immutable"])
+def test_a_cache_control_that_is_none_of_ours_is_told(
+    catalog: sa.Engine, content: str, stores: Stores, header: str | None
+) -> None:
+    data = renditions_of("avatar", content)[0][1]
+    replace_object(stores, rendition_key(content), data, cache_control=header)
+    assert problems(catalog, stores) == {Problem.HEADERS: 1}
+
+
+def test_a_cache_control_of_other_settings_is_ours(catalog: sa.Engine, content: str, stores: Stores) -> None:
+    for days in (7, 365):
+        data = renditions_of("avatar", content)[0][1]
+        replace_object(stores, rendition_key(content), data, cache_control=cache_control(days))
+        assert problems(catalog, stores) == {}
+
+
+def test_a_store_that_lost_most_is_not_repaired_unless_that_is_wanted(
+    catalog: sa.Engine, content: str, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_module, "FEW", 1)
+    for rendition, _ in renditions_of("avatar", content):
+        asyncio.run(stores.renditions.delete(rendition.path.removeprefix("/")))
+    with pytest.raises(WrongStoreError, match="has lost 2 of 2 current renditions"):
+        verify(catalog, stores, repair=True)
+    with session(catalog) as connection:
+        assert open_jobs(connection) == []
+    assert verify(catalog, stores)[Part.RENDITIONS].wrong == 2
+    assert verify(catalog, stores, repair=True, force=True)[Part.RENDITIONS].repaired == 2
 
 
 def test_what_is_superseded_is_not_looked_at(

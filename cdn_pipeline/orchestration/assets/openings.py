@@ -75,11 +75,13 @@ def _refresh(context: dg.AssetExecutionContext, mirror: "Mirror", shards: Sequen
     """What a nightly run adds to the queue before it works through it."""
     from cdn_pipeline.catalog.sessions import transaction
     from cdn_pipeline.engine.outages import CATALOG_PATIENCE
-    from cdn_pipeline.queue.freshness import open_checks, release_retries
+    from cdn_pipeline.queue.freshness import open_checks, release_retries, reopen_refused
 
-    def refresh(connection: "sa.Connection") -> tuple[int, int]:
-        released = release_retries(connection, mirror.collection, shards)
-        return released, open_checks(connection, mirror.collection, shards)
+    def refresh(connection: "sa.Connection") -> list[int]:
+        return [work(connection, mirror.collection, shards) for work in (release_retries, reopen_refused, open_checks)]
 
-    released, checks = transaction(mirror.catalog, refresh, patience=CATALOG_PATIENCE)
-    context.log.info(f"retries released: {released}, pictures to be checked at the source: {checks}")
+    released, refused, checks = transaction(mirror.catalog, refresh, patience=CATALOG_PATIENCE)
+    context.log.info(
+        f"retries released: {released}, pictures to be checked at the source: {checks}, refused ones tried again: "
+        f"{refused}"
+    )

@@ -48,7 +48,8 @@ posts = dg.AssetSpec(
         "catalog: new and changed images get a job, URLs signed again are noted without one.\n\n"
         "Nothing is downloaded here. Rows without a usable URL are counted and shown, never fatal. A scan of all rows "
         "also notices images whose row is gone; what is published of them stays. By night the provider is asked for "
-        "profiles whose images want fresh URLs; its answers are taken in like rows."
+        "profiles whose images want fresh URLs; its answers are taken in like rows. Profiles that turned private are "
+        "erased then, if `PRIVATE_PROFILES` says so."
     ),
 )
 def source_images(
@@ -72,12 +73,13 @@ def source_images(
             partition_key=found.shard,
         )
     if FRESHNESS_TAG in context.run.tags:
-        _fetch_urls(context, mirror.mirror, run_shards(context))
+        turned_private = _fetch_urls(context, mirror.mirror, run_shards(context))
+        _expire(context, mirror.mirror, turned_private)
     return dg.MaterializeResult()
 
 
-def _fetch_urls(context: dg.AssetExecutionContext, mirror: "Mirror", shards: Sequence[str]) -> None:
-    """By night: fresh URLs for what the source rows just read have none for."""
+def _fetch_urls(context: dg.AssetExecutionContext, mirror: "Mirror", shards: Sequence[str]) -> Sequence[str]:
+    """By night: fresh URLs for what the source rows just read have none for; returns who has turned private."""
     from cdn_pipeline.engine.refetch import refetch_configured
 
     found = refetch_configured(mirror.settings, mirror.source, mirror.catalog, mirror.collection, shards)
@@ -93,3 +95,13 @@ def _fetch_urls(context: dg.AssetExecutionContext, mirror: "Mirror", shards: Seq
             "provider budget left": found.budget_left,
         }
         context.add_asset_metadata(known(numbers), partition_key=shard)
+    return found.turned_private
+
+
+def _expire(context: dg.AssetExecutionContext, mirror: "Mirror", owner_ids: Sequence[str]) -> None:
+    """Erases them if the settings say so; one that comes to no end stands open, for `cdn-pipeline erase --resume`."""
+    from cdn_pipeline.upkeep.erase import Eraser, expire_private_profiles
+
+    for erasure in expire_private_profiles(Eraser.of(mirror.settings, mirror.catalog), mirror.settings, owner_ids):
+        words = f"profile {erasure.owner_id} turned private: erasure {erasure.state}"
+        context.log.info(f"{words}, {erasure.problem}" if erasure.problem else words)

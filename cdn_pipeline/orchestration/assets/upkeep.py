@@ -22,7 +22,7 @@ OBJECTS_READ = 500  # of each store: 50 MB of originals, seconds
         "What nobody needs any more leaves stores and catalog: superseded renditions after the grace period, objects "
         "that the catalog does not know, originals that nothing refers to, temporary files, old jobs and runs; failed "
         "jobs are archived after 7 days, dead leases released. Never an object that a row refers to.\n\n"
-        "It goes on where the last run stopped. With `dry_run` it only tells."
+        "It goes on where the last run stopped, for an hour at most. With `dry_run` it only tells."
     ),
 )
 def cleaned_stores(
@@ -47,8 +47,10 @@ def cleaned_stores(
         dry_run=config.dry_run,
     )
     numbers: dict[str, int | bool] = {"dry run": config.dry_run}
+    is_all: dict[str, bool] = {}
     try:
-        for cleaned in clean_up.run():
+        for cleaned in clean_up.run_for(60 * config.minutes):
+            is_all[cleaned.kind] = cleaned.is_all
             numbers[cleaned.kind.value] = cleaned.count
             if cleaned.size is not None:
                 numbers[f"{cleaned.kind.value} (bytes)"] = cleaned.size
@@ -56,6 +58,7 @@ def cleaned_stores(
                 context.log.info(f"{cleaned.kind}: {cleaned.count} so far")
     except WrongCatalogError as error:
         raise dg.Failure(str(error), metadata=numbers) from error
+    numbers["more is left"] = not all(is_all.values())
     return dg.MaterializeResult(metadata=numbers)
 
 
