@@ -72,7 +72,8 @@ class _Entry:
     advice: str
 
 
-_WAIT_FOR_URL = "Nothing, unless it lasts: the image heals when its source row carries a fresh URL."
+_WAIT_FOR_URL = "Nothing, unless it lasts: the image heals when its source row, or the provider, brings a fresh URL."
+_REFUSED = "Look at the host if many images share it; the night tries again, and a fresh URL heals the image."
 _RETRIED = "Nothing: it is tried again by itself; look at the host if many images share it."
 
 _TABLE: dict[FailureKind, _Entry] = {
@@ -84,7 +85,7 @@ _TABLE: dict[FailureKind, _Entry] = {
     FailureKind.SIGNATURE_MISMATCH: _Entry(
         Remedy.FRESH_URL, Blame.SOURCE, "Check that whoever writes the source rows stores URLs unchanged."
     ),
-    FailureKind.SOURCE_FORBIDDEN: _Entry(Remedy.FRESH_URL, Blame.SOURCE, _WAIT_FOR_URL),
+    FailureKind.SOURCE_FORBIDDEN: _Entry(Remedy.FRESH_URL, Blame.SOURCE, _REFUSED),
     FailureKind.SOURCE_ERROR: _Entry(Remedy.TRANSIENT, Blame.SOURCE, _RETRIED),
     FailureKind.RATE_LIMITED: _Entry(
         Remedy.TRANSIENT, Blame.SOURCE, "Lower the request rate of this host if it goes on."
@@ -94,7 +95,7 @@ _TABLE: dict[FailureKind, _Entry] = {
         Remedy.TRANSIENT, Blame.INFRASTRUCTURE, "Check DNS and the way out of this machine."
     ),
     FailureKind.TRUNCATED_DOWNLOAD: _Entry(Remedy.TRANSIENT, Blame.SOURCE, _RETRIED),
-    FailureKind.TOO_MANY_REDIRECTS: _Entry(Remedy.FRESH_URL, Blame.SOURCE, _WAIT_FOR_URL),
+    FailureKind.TOO_MANY_REDIRECTS: _Entry(Remedy.FRESH_URL, Blame.SOURCE, _REFUSED),
     FailureKind.BLOCKED_ADDRESS: _Entry(
         Remedy.FRESH_URL,
         Blame.SOURCE,

@@ -11,7 +11,8 @@ DOCS = project_root() / "docs"
 
 
 @pytest.mark.skipif(not DOCS.exists(), reason="installed without the checkout")
-def test_the_diagrams_in_the_architecture_page_are_up_to_date() -> None:
-    page = runpy.run_path(str(DOCS / "generate.py"))["page"]
-    text = Path(DOCS / "architecture.md").read_text()
-    assert page(text) == text, "run `make docs`"
+@pytest.mark.parametrize("name", ["architecture.md", "runbook.md"])
+def test_the_generated_parts_of_a_page_are_up_to_date(name: str) -> None:
+    generate = runpy.run_path(str(DOCS / "generate.py"))
+    assert name in generate["PAGES"]
+    assert generate["page"](name) == Path(DOCS / name).read_text(), "run `make docs`"

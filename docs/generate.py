@@ -1,4 +1,4 @@
-"""Writes the generated parts of docs/architecture.md: the diagram of the tables and the two state machines.
+"""Writes the generated parts of the docs: the tables' diagram, the two state machines, the kinds of failure.
 
 make docs
 """
@@ -10,9 +10,10 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from cdn_pipeline.catalog.tables import metadata
+from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue.states import IMAGE_TRANSITIONS, JOB_TRANSITIONS
 
-PAGE = Path(__file__).with_name("architecture.md")
+DOCS = Path(__file__).parent
 
 
 def erd() -> str:
@@ -39,21 +40,41 @@ def states(transitions: Mapping[StrEnum, frozenset[StrEnum]], first: StrEnum) ->
     return "\n".join(lines)
 
 
-def page(text: str) -> str:
-    """The page with its generated parts written anew."""
-    parts = {
-        "erd": erd(),
-        "image states": states(IMAGE_TRANSITIONS, next(iter(IMAGE_TRANSITIONS))),
-        "job states": states(JOB_TRANSITIONS, next(iter(JOB_TRANSITIONS))),
-    }
-    for name, diagram in parts.items():
-        before, found, rest = text.partition(f"<!-- generated: {name} -->\n")
+def failure_kinds() -> str:
+    """The table of failures."""
+    lines = ["| kind | tried again | look at | what to do |", "|---|---|---|---|"]
+    again = {"transient": "by itself", "fresh_url": "with a fresh URL", "permanent": "no"}
+    lines += [f"| `{kind}` | {again[kind.remedy]} | {kind.blame} | {kind.advice} |" for kind in FailureKind]
+    return "\n".join(lines)
+
+
+def _mermaid(diagram: str) -> str:
+    return f"```mermaid\n{diagram}\n```"
+
+
+def page(name: str) -> str:
+    """The page of that name, with its generated parts written anew."""
+    text = (DOCS / name).read_text()
+    for part, written in _PARTS[name].items():
+        before, found, rest = text.partition(f"<!-- generated: {part} -->\n")
         _, closing, after = rest.partition("<!-- end -->")
         if not (found and closing):
-            raise SystemExit(f"{PAGE} has no place for {name!r}")
-        text = f"{before}{found}```mermaid\n{diagram}\n```\n{closing}{after}"
+            raise SystemExit(f"{name} has no place for {part!r}")
+        text = f"{before}{found}{written}\n{closing}{after}"
     return text
 
 
+_PARTS: Mapping[str, Mapping[str, str]] = {
+    "architecture.md": {
+        "erd": _mermaid(erd()),
+        "image states": _mermaid(states(IMAGE_TRANSITIONS, next(iter(IMAGE_TRANSITIONS)))),
+        "job states": _mermaid(states(JOB_TRANSITIONS, next(iter(JOB_TRANSITIONS)))),
+    },
+    "runbook.md": {"failure kinds": failure_kinds()},
+}
+PAGES = tuple(_PARTS)
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text()))
+    for name in PAGES:
+        (DOCS / name).write_text(page(name))
