@@ -1,6 +1,6 @@
 """A clock that a simulation moves: a catalog whose `now()` and `clock_timestamp()` are some time off.
 
-Postgres looks its own functions up first, unless the search path names `pg_catalog` later: with `public` before it, two
+Postgres looks its own functions up first, unless the search path names `pg_catalog` later: with `public` before it,
 functions there take the place of Postgres's own in every query of the database, and no query needs to know. Between two
 moves time goes on as usual.
 """
@@ -15,7 +15,10 @@ _INSTALL = """
     CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz STABLE LANGUAGE sql
         AS 'SELECT pg_catalog.clock_timestamp() + (SELECT offset_by FROM public.simulated_clock)';
     CREATE FUNCTION public.now() RETURNS timestamptz STABLE LANGUAGE sql
-        AS 'SELECT pg_catalog.now() + (SELECT offset_by FROM public.simulated_clock)'
+        AS 'SELECT pg_catalog.now() + (SELECT offset_by FROM public.simulated_clock)';
+    -- In simulated time the server has always run.
+    CREATE FUNCTION public.pg_postmaster_start_time() RETURNS timestamptz STABLE LANGUAGE sql
+        AS 'SELECT CAST(''-infinity'' AS timestamptz)'
 """
 
 

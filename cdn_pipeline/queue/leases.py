@@ -32,12 +32,11 @@ _LIVES = sa.text(f"SELECT lock_key IN ({_HELD_LOCKS}) FROM cdn_runs WHERE run_id
 
 _DEAD_RUNS = f"SELECT run_id FROM cdn_runs WHERE ended_at IS NULL AND lock_key NOT IN ({_HELD_LOCKS})"
 
-# A restart of the catalog takes every lock, and a run that lives notices when it next renews its leases. (The real
-# clock: a simulation moves the other.)
+# A restart of the catalog takes every lock, and a run that lives notices when it next renews its leases.
 _TIME_TO_NOTICE = timedelta(seconds=60)
 _KILLED_RUNS = sa.text(f"""
     {_DEAD_RUNS} AND NOT (started_at < pg_postmaster_start_time()
-                          AND pg_catalog.now() < pg_postmaster_start_time() + CAST(:time_to_notice AS interval))
+                          AND now() < pg_postmaster_start_time() + CAST(:time_to_notice AS interval))
 """)
 
 _HELD_HERE = sa.text(f"SELECT :key IN ({_HELD_LOCKS} AND pid = pg_backend_pid())")
