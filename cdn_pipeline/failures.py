@@ -72,7 +72,7 @@ class _Entry:
     advice: str
 
 
-_WAIT_FOR_URL = "Nothing, unless it lasts: the image heals when its source row, or the provider, brings a fresh URL."
+_WAIT_FOR_URL = "Nothing, unless it lasts: the image heals when a fresh URL comes."
 _REFUSED = "Look at the host if many images share it; the night tries again, and a fresh URL heals the image."
 _RETRIED = "Nothing: it is tried again by itself; look at the host if many images share it."
 
