@@ -14,7 +14,7 @@ any point goes on where it was when it is asked for again, and stands as `open` 
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
@@ -25,20 +25,20 @@ import sqlalchemy as sa
 from cdn_pipeline.catalog.sessions import transaction
 from cdn_pipeline.cloudflare.purge import CachePurge, PurgeFailedError
 from cdn_pipeline.collections import INSTAGRAM, Collection
-from cdn_pipeline.engine.mirror import open_store
 from cdn_pipeline.queue import erasures, tombstones
 from cdn_pipeline.queue.erasures import Erasure, ErasureState
-from cdn_pipeline.queue.references import mark_unreferenced, note_removed, sole_remover
+from cdn_pipeline.queue.references import mark_unreferenced, sole_remover
 from cdn_pipeline.settings import Settings
-from cdn_pipeline.store.keys import original_key, path_of, renditions_prefix
+from cdn_pipeline.store.keys import path_of, renditions_prefix
 from cdn_pipeline.store.objects import ObjectStore, StoreUnavailable
-from cdn_pipeline.upkeep.removal import groups
+from cdn_pipeline.upkeep.removal import remove_marked
+from cdn_pipeline.upkeep.requests import some_at_once
+from cdn_pipeline.upkeep.stores import Stores, open_stores
 from cdn_pipeline.upkeep.tombstones import delete_copies, store_copies
 
 # For runs that have an image in hand: one attempt takes 60 s at most, after what was claimed before it.
 PATIENCE_SECONDS = 120.0
 _POLL_SECONDS = 0.5
-_AT_ONCE = 16
 _LOOKS_AT_CDN = 5  # a purge takes about 150 ms to reach all of Cloudflare
 _CDN_TIMEOUT = httpx.Timeout(10.0, connect=3.0)
 
@@ -69,8 +69,7 @@ class Eraser:
     """What an erasure works with. `purge` makes a client of Cloudflare's; None: no token was configured."""
 
     catalog: sa.Engine
-    objects: ObjectStore
-    originals: ObjectStore
+    stores: Stores
     cdn_base_url: str
     purge: Callable[[], CachePurge] | None
     collection: Collection = INSTAGRAM
@@ -82,8 +81,7 @@ class Eraser:
         zone, token = settings.cf_zone_id, settings.cf_api_token
         return cls(
             catalog=catalog,
-            objects=open_store(settings, settings.objects_url),
-            originals=open_store(settings, settings.originals_url),
+            stores=open_stores(settings),
             cdn_base_url=settings.public_base_url,
             purge=partial(CachePurge, zone, token, api_url=settings.cf_api_url) if zone and token else None,
         )
@@ -124,7 +122,7 @@ class Eraser:
         return transaction(self.catalog, partial(erasures.read_erasure, erasure_id=erasure_id))
 
     def _finish(self, erasure_id: uuid.UUID) -> tuple[ErasureState, bool | None, str | None]:
-        store_copies(self.catalog, self.originals, erasure_id)
+        store_copies(self.catalog, self.stores.originals, erasure_id)
         transaction(self.catalog, partial(erasures.take_down, erasure_id=erasure_id))
         self._delete_listed(erasure_id)
         in_hand = self._wait_for_runs(erasure_id)
@@ -155,10 +153,7 @@ class Eraser:
         sha256s = [reference for reference in listed if not reference.startswith("/")]
         with sole_remover(self.catalog) as remover:
             marked = transaction(self.catalog, partial(mark_unreferenced, paths=paths, originals=sha256s))
-            for references in groups(marked):
-                remover.require_lock()
-                asyncio.run(_for_each(self._delete, references))
-                transaction(self.catalog, partial(note_removed, references=references))
+            remove_marked(self.catalog, self.stores, marked, remover, delete=_delete_for_good)
         note = partial(
             erasures.note_deleted,
             erasure_id=erasure_id,
@@ -166,17 +161,6 @@ class Eraser:
             kept=[reference for reference in listed if reference not in marked],
         )
         transaction(self.catalog, note)
-
-    async def _delete(self, reference: str) -> None:
-        is_rendition = reference.startswith("/")
-        store, key = (
-            (self.objects, reference.removeprefix("/")) if is_rendition else (self.originals, original_key(reference))
-        )
-        for _ in range(2):  # a run may put it again at this very moment
-            await store.delete(key)
-            if await store.head(key) is None:
-                return
-        raise StoreUnavailable(f"{store.url} still has {key} after it was deleted: is the bucket locked?")
 
     def _wait_for_runs(self, erasure_id: uuid.UUID) -> int:
         """Waits until no run has an image in hand that was claimed before; returns how many still are."""
@@ -199,7 +183,7 @@ class Eraser:
 
     def _list_strays(self, erasure_id: uuid.UUID) -> None:
         """Puts on the list what lies under the prefixes and no row names: of attempts that were killed, for one."""
-        keys = asyncio.run(_keys_under(self.objects, self._prefixes(erasure_id)))
+        keys = asyncio.run(_keys_under(self.stores.renditions, self._prefixes(erasure_id)))
         list_found = partial(erasures.list_objects, erasure_id=erasure_id, references=[path_of(key) for key in keys])
         transaction(self.catalog, list_found)
 
@@ -257,7 +241,9 @@ class Eraser:
             )
             if state is not ErasureState.LIFTED:  # a run came back with more of it
                 raise unfinished
-            delete_copies(self.originals, found)  # last, and before the commit: they do not outlive their tombstones
+            delete_copies(
+                self.stores.originals, found
+            )  # last, and before the commit: they do not outlive their tombstones
             return tombstones.remove_tombstones(connection, erasure_id)
 
         return transaction(self.catalog, remove)
@@ -271,18 +257,12 @@ def expire_private_profiles(eraser: Eraser, settings: Settings, owner_ids: Seque
     return [expire(Target(owner_id)) for owner_id in owner_ids]
 
 
-async def _for_each(work: Callable[[str], Awaitable[None]], things: Sequence[str]) -> None:
-    """Some at once; all have ended when it returns or raises."""
-    places = asyncio.Semaphore(_AT_ONCE)
-
-    async def do(thing: str) -> None:
-        async with places:
-            await work(thing)
-
-    results = await asyncio.gather(*(do(thing) for thing in things), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+async def _delete_for_good(store: ObjectStore, key: str) -> None:
+    for _ in range(2):  # a run may put it again at this very moment
+        await store.delete(key)
+        if await store.head(key) is None:
+            return
+    raise StoreUnavailable(f"{store.url} still has {key} after it was deleted: is the bucket locked?")
 
 
 async def _keys_under(objects: ObjectStore, prefixes: Sequence[str]) -> list[str]:
@@ -307,5 +287,5 @@ async def _ask_cdn(urls: Sequence[str]) -> tuple[list[str], list[str]]:
             elif status not in (404, 410):
                 unknown.append(url)
 
-        await _for_each(ask, urls)
+        await some_at_once(map(ask, urls))
     return sorted(served), sorted(unknown)

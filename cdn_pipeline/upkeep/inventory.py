@@ -5,11 +5,10 @@ an image's pictures the one that was observed last is current, and of two made o
 store that was itself restored has new times, but the labels that it had.
 """
 
-import asyncio
 import hashlib
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
@@ -26,8 +25,8 @@ from cdn_pipeline.sources.discovery import ImageKey
 from cdn_pipeline.store.keys import original_key, path_of, rendition_named, sha256_of
 from cdn_pipeline.store.labels import Label, RenditionLabel
 from cdn_pipeline.store.objects import ListedObject, ObjectHead, ObjectMissing, ObjectStore
+from cdn_pipeline.upkeep.requests import some_at_once
 
-_AT_ONCE = 32  # requests
 _MAX_IDENTITY, _MAX_RECIPE, _MAX_ENCODER, _MAX_FORMAT = 200, 40, 100, 10  # characters, in the catalog
 _MAX_RANK = 2**31 - 1
 
@@ -95,7 +94,7 @@ async def describe(
         except ObjectMissing:
             return None
 
-    found = await _all(look_at(entry) for entry in entries)
+    found = await some_at_once(look_at(entry) for entry in entries)
     described = [each for each in found if isinstance(each, Described)]
     return described, [each for each in found if isinstance(each, Undescribed)]
 
@@ -206,7 +205,7 @@ async def with_originals(store: ObjectStore, images: Sequence[FoundImage]) -> li
         head = await store.head(original_key(image.original.sha256))
         return image if head is None else replace(image, original=_measured(image.original, head))
 
-    return await _all(look_at(image) for image in images)
+    return await some_at_once(look_at(image) for image in images)
 
 
 async def images_of_originals(
@@ -234,7 +233,7 @@ async def images_of_originals(
         image = _image_of(label, label.observed_at or entry.last_modified)
         return replace(image, original=_measured(image.original, head))
 
-    found = await _all(look_at(entry) for entry in entries)
+    found = await some_at_once(look_at(entry) for entry in entries)
     images = [each for each in found if isinstance(each, FoundImage)]
     latest = {image.key: image for image in sorted(images, key=lambda image: image.observed_at)}
     return list(latest.values()), [each for each in found if isinstance(each, Undescribed)]
@@ -262,18 +261,3 @@ def _measured(original: FoundOriginal, head: ObjectHead) -> FoundOriginal:
 
 def _key(label: Label) -> ImageKey:
     return ImageKey(label.source_type, label.source_id, label.media_id)
-
-
-async def _all(work: Iterable[Awaitable[_T]]) -> list[_T]:
-    """Some at once; all have ended when it returns or raises."""
-    places = asyncio.Semaphore(_AT_ONCE)
-
-    async def do(each: Awaitable[_T]) -> _T:
-        async with places:
-            return await each
-
-    results = await asyncio.gather(*map(do, work), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if not isinstance(result, BaseException)]

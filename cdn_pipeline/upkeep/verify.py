@@ -20,13 +20,13 @@ from cdn_pipeline.queue.reopen import open_repair_jobs
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.store.keys import original_key
 from cdn_pipeline.store.objects import ObjectMissing, ObjectStore, is_cache_control
+from cdn_pipeline.upkeep.requests import some_at_once
 from cdn_pipeline.upkeep.stores import Part
 from cdn_pipeline.upkeep.survey import Survey, survey_originals, survey_renditions
 
 BATCH = 500
 MAX_SAMPLES = 20
 FEW = 100  # lost objects that may outnumber those that are there
-_AT_ONCE = 32
 _LOWEST, _HIGHEST = uuid.UUID(int=0), uuid.UUID(int=2**128 - 1)
 
 
@@ -219,17 +219,14 @@ _STILL = {
 
 
 async def _findings(store: ObjectStore, part: Part, targets: Sequence[sa.RowMapping], *, read: bool) -> list[Finding]:
-    places = asyncio.Semaphore(_AT_ONCE)
-
     async def look_at(target: sa.RowMapping) -> Finding | None:
         key = target["reference"].removeprefix("/") if part is Part.RENDITIONS else original_key(target["reference"])
-        async with places:
-            problem = await _problem(store, key, target, read=read)
+        problem = await _problem(store, key, target, read=read)
         if problem is None:
             return None
         return Finding(target["reference"], problem, target["asset_id"], target["recipe"])
 
-    found = await asyncio.gather(*map(look_at, targets))
+    found = await some_at_once(map(look_at, targets))
     return [finding for finding in found if finding is not None]
 
 

@@ -239,8 +239,8 @@ def failing(store: ObjectStore, n: int, error: type[BaseException]) -> ObjectSto
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_store_that_fails_leaves_the_erasure_open_and_it_goes_on_later(mirrored: Mirrored, n: int) -> None:
-    objects = failing(mirrored.eraser.objects, n, StoreUnavailable)
-    erasure = replace(mirrored.eraser, objects=objects).erase(Target(mirrored.owner), **WHO)
+    stores = replace(mirrored.eraser.stores, renditions=failing(mirrored.eraser.stores.renditions, n, StoreUnavailable))
+    erasure = replace(mirrored.eraser, stores=stores).erase(Target(mirrored.owner), **WHO)
     assert (erasure.state, erasure.problem) == (ErasureState.OPEN, "the store is gone")
     assert mirrored.paths_of(mirrored.owner) == set()
     assert mirrored.eraser.go_on(erasure.id).state is ErasureState.DONE
@@ -248,7 +248,14 @@ def test_a_store_that_fails_leaves_the_erasure_open_and_it_goes_on_later(mirrore
 
 
 @pytest.mark.parametrize(
-    "step", ["store_copies", "erasures.take_down", "mark_unreferenced", "note_removed", "erasures.close_erasure"]
+    "step",
+    [
+        "erase.store_copies",
+        "erase.erasures.take_down",
+        "erase.mark_unreferenced",
+        "removal.note_removed",
+        "erase.erasures.close_erasure",
+    ],
 )
 def test_an_erasure_that_was_killed_before_a_step_is_visible_and_goes_on(
     mirrored: Mirrored, monkeypatch: pytest.MonkeyPatch, step: str
@@ -257,7 +264,7 @@ def test_an_erasure_that_was_killed_before_a_step_is_visible_and_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"cdn_pipeline.upkeep.erase.{step}", die)
+        patch.setattr(f"cdn_pipeline.upkeep.{step}", die)
         with pytest.raises(KeyboardInterrupt):
             mirrored.eraser.erase(Target(mirrored.owner), **WHO)
     with mirrored.catalog.connect() as connection:
@@ -274,7 +281,7 @@ def put(mirrored: Mirrored, references: Mapping[str, bytes]) -> None:
     async def put_all() -> None:
         for reference_, data in references.items():
             is_path = reference_.startswith("/")
-            store = mirrored.eraser.objects if is_path else mirrored.eraser.originals
+            store = mirrored.eraser.stores.renditions if is_path else mirrored.eraser.stores.originals
             key = reference_.removeprefix("/") if is_path else original_key(reference_)
             await store.put_new(key, data, content_type="image/webp")
 
@@ -314,8 +321,8 @@ def test_tombstones_survive_the_catalog_in_the_store_of_originals(mirrored: Mirr
     with mirrored.catalog.begin() as connection:
         connection.execute(sa.text("DELETE FROM cdn_tombstones"))
         connection.execute(sa.text("DELETE FROM cdn_erasures"))
-    assert bring_all_back(mirrored.catalog, read_copies(mirrored.eraser.originals)) == 1
-    assert bring_all_back(mirrored.catalog, read_copies(mirrored.eraser.originals)) == 0
+    assert bring_all_back(mirrored.catalog, read_copies(mirrored.eraser.stores.originals)) == 1
+    assert bring_all_back(mirrored.catalog, read_copies(mirrored.eraser.stores.originals)) == 0
     run(mirrored.settings)
     assert_nothing_of(mirrored, mirrored.owner)
     erasure = mirrored.eraser.erase(Target(mirrored.owner), **WHO)  # the audit begins anew, with the same tombstone
@@ -342,8 +349,8 @@ def test_a_lifted_erasure_lets_the_owner_in_again(mirrored: Mirrored) -> None:
 
 
 def test_an_erasure_that_is_not_finished_cannot_be_lifted(mirrored: Mirrored) -> None:
-    objects = failing(mirrored.eraser.objects, 1, StoreUnavailable)
-    erasure = replace(mirrored.eraser, objects=objects).erase(Target(mirrored.owner), **WHO)
+    stores = replace(mirrored.eraser.stores, renditions=failing(mirrored.eraser.stores.renditions, 1, StoreUnavailable))
+    erasure = replace(mirrored.eraser, stores=stores).erase(Target(mirrored.owner), **WHO)
     with pytest.raises(LiftRefusedError, match="--resume"):
         mirrored.eraser.lift(erasure.id)
 
@@ -417,9 +424,9 @@ def test_an_owner_is_erased_from_buckets(
     with mirrored_world(world, remote, catalog, in_bucket(moto_server, public)) as mirrored:
         erasure = mirrored.eraser.erase(Target(mirrored.owner), **WHO)
         assert (erasure.state, erasure.problem, erasure.cdn_verified) == (ErasureState.DONE, None, True)
-        assert keys(mirrored.eraser.objects) == {path.removeprefix("/") for path in mirrored.paths}
+        assert keys(mirrored.eraser.stores.renditions) == {path.removeprefix("/") for path in mirrored.paths}
         originals = {original_key(row["original_sha256"]) for row in images(catalog)}
-        stored = keys(mirrored.eraser.originals)
+        stored = keys(mirrored.eraser.stores.originals)
         assert {key for key in stored if not key.startswith("tombstones/")} == originals
         assert len(stored) == len(originals) + 1
 

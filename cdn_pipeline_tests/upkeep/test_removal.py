@@ -23,7 +23,7 @@ from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.store.folder import FolderStore
 from cdn_pipeline.store.keys import original_key
 from cdn_pipeline.store.objects import ObjectStore, StoreUnavailable
-from cdn_pipeline.upkeep import removal
+from cdn_pipeline.upkeep import removal, requests
 from cdn_pipeline.upkeep.clean_up import CleanUp
 from cdn_pipeline.upkeep.removal import remove_half_removed, remove_unreferenced
 from cdn_pipeline.upkeep.stores import Stores
@@ -42,7 +42,7 @@ CONTENTS = "xy"
 @pytest.fixture(autouse=True)
 def _one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that an interleaving that fails can be repeated."""
-    monkeypatch.setattr(removal, "_AT_ONCE", 1)
+    monkeypatch.setattr(requests, "AT_ONCE", 1)
 
 
 class Interrupted(FolderStore):
