@@ -73,6 +73,16 @@ class Settings(BaseSettings):
 
     download_allowed_networks: Annotated[tuple[Network, ...], NoDecode] = ()
 
+    admin_api_token: SecretStr | None = None
+    api_cors_origins: Annotated[tuple[str, ...], NoDecode] = ()  # whose pages may ask the API
+    media_legacy_fallback: bool = False  # whether the API names the source URL of what is not published yet
+    dagster_graphql_url: str | None = None  # starts runs for users' requests at once; else the sensor does
+
+    # Where alerts go: apprise's URLs, separated by spaces. They hold tokens.
+    alert_urls: SecretStr | None = None
+    alert_level: Literal["info", "warning", "critical"] = "warning"  # and above
+    monthly_budget_usd: float | None = Field(default=None, gt=0)
+
     @field_validator("download_allowed_networks", mode="before")
     @classmethod
     def _split_networks(cls, value: Any) -> Any:
@@ -81,6 +91,13 @@ class Settings(BaseSettings):
                 return tuple(ip_network(part.strip(), strict=False) for part in value.split(",") if part.strip())
             except ValueError as error:
                 raise ValueError(f"DOWNLOAD_ALLOWED_NETWORKS: {error}") from error
+        return value
+
+    @field_validator("api_cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip().rstrip("/") for part in value.split(",") if part.strip())
         return value
 
     @model_validator(mode="after")

@@ -73,6 +73,7 @@ image_assets = sa.Table(
     sa.Column("original_height", sa.Integer),
     sa.Column("original_format", sa.String(10)),
     sa.Column("original_file_size", sa.Integer),
+    sa.Column("placeholder", sa.String(60)),  # a BlurHash of the picture that is visible, to show until it has loaded
     sa.Column("processing_status", sa.String(20), nullable=False, server_default="pending"),
     sa.Column("processing_started_at", _time),
     sa.Column("processing_completed_at", _time),
@@ -231,6 +232,9 @@ processing_stats = sa.Table(
     sa.Column("error_categories", JSONB, nullable=False, server_default=sa.text("'{}'")),
     sa.Column("peak_queue_depth", sa.Integer, nullable=False, server_default="0"),
     sa.Column("worker_utilization_percent", sa.Integer, nullable=False, server_default="0"),
+    # What the stores held when the hour was first counted: a reading, which no later count can repeat.
+    sa.Column("storage_bytes", sa.BigInteger),
+    sa.Column("storage_objects", sa.BigInteger),
     _created(),
     _updated(),
     sa.UniqueConstraint("date", "hour"),
@@ -392,4 +396,96 @@ hosts = sa.Table(
     sa.Column("times_opened", sa.Integer, nullable=False, server_default="0"),  # in a row: each time for twice as long
     _updated(),
     sa.CheckConstraint("(opened_at IS NULL) = (retry_at IS NULL)", name="open"),
+)
+
+# When something that has to happen all the time last happened: a sensor's tick, so that a dead daemon is noticed.
+heartbeats = sa.Table(
+    "cdn_heartbeats",
+    metadata,
+    sa.Column("name", sa.String(60), primary_key=True),
+    sa.Column("beat_at", _time, nullable=False, server_default=_now),
+)
+
+# A user's requests to have an owner fetched again: open until a run has asked the provider.
+refreshes = sa.Table(
+    "cdn_refreshes",
+    metadata,
+    _id(),
+    sa.Column("collection", sa.String(40), nullable=False),
+    sa.Column("owner_id", sa.Text, nullable=False),
+    sa.Column("shard", sa.String(2), nullable=False),
+    sa.Column("requested_at", _time, nullable=False, server_default=_now),
+    sa.Column("run_id", sa.Text),  # of the run that was started for it; null: the sensor starts one
+    sa.Column("answer", sa.String(40)),  # what the provider said
+    sa.Column("finished_at", _time),
+    sa.Index(
+        "uq_cdn_refreshes_open",
+        "collection",
+        "owner_id",
+        unique=True,
+        postgresql_where=sa.text("finished_at IS NULL"),
+    ),
+    sa.Index("ix_cdn_refreshes_requested_at", "requested_at"),
+)
+
+# Published URLs as a stranger gets them: a row per URL and probe.
+delivery_probes = sa.Table(
+    "cdn_delivery_probes",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("probed_at", _time, nullable=False, server_default=_now),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("problem", sa.String(40)),  # null: the bytes and the headers are what they should be
+    sa.Column("status", sa.SmallInteger),  # HTTP's; null: no answer
+    # Milliseconds to the first byte: on a new connection, and on one that was open; and what the cache said.
+    sa.Column("cold_ms", sa.REAL),
+    sa.Column("warm_ms", sa.REAL),
+    sa.Column("cold_cache", sa.String(20)),
+    sa.Column("warm_cache", sa.String(20)),
+    sa.Index("ix_cdn_delivery_probes_probed_at", "probed_at"),
+)
+
+# Alerts: at most one active row per rule and subject; resolved ones are history.
+alerts = sa.Table(
+    "cdn_alerts",
+    metadata,
+    _id(),
+    sa.Column("rule", sa.String(60), nullable=False),
+    sa.Column("subject", sa.Text, nullable=False, server_default=""),  # which of several: a host, a job, a check
+    sa.Column("severity", sa.String(10), nullable=False),
+    sa.Column("words", sa.Text, nullable=False),
+    # pending: true, but not for long enough; firing; resolved.
+    sa.Column("state", sa.String(10), nullable=False, server_default="pending"),
+    sa.Column("since", _time, nullable=False, server_default=_now),
+    sa.Column("fired_at", _time),
+    sa.Column("clear_since", _time),  # while firing: since when it is no longer true
+    sa.Column("resolved_at", _time),
+    sa.Column("told_firing_at", _time),  # when somebody was told; null: nobody yet
+    sa.Column("told_resolved_at", _time),
+    sa.Column("tell_after", _time),  # the next attempt to tell, after one that failed
+    sa.Column("telling_failed", sa.Text),
+    _updated(),
+    sa.CheckConstraint("state IN ('pending', 'firing', 'resolved')", name="state"),
+    sa.CheckConstraint("severity IN ('info', 'warning', 'critical')", name="severity"),
+    sa.Index(
+        "uq_cdn_alerts_active",
+        "rule",
+        "subject",
+        unique=True,
+        postgresql_where=sa.text("state <> 'resolved'"),
+    ),
+    sa.Index("ix_cdn_alerts_resolved_at", "resolved_at", postgresql_where=sa.text("state = 'resolved'")),
+)
+
+# What operators did through the API: who, when, what, and how much of it.
+audit = sa.Table(
+    "cdn_audit",
+    metadata,
+    _id(),
+    sa.Column("at", _time, nullable=False, server_default=_now),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.String(40), nullable=False),
+    sa.Column("details", JSONB, nullable=False, server_default=sa.text("'{}'")),
+    sa.Column("affected", sa.Integer, nullable=False, server_default="0"),
+    sa.Index("ix_cdn_audit_at", "at"),
 )
