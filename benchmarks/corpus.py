@@ -7,10 +7,8 @@ as in production: the Dagster job in a process of its own, catalog on the embedd
 ends with exit status 1, because hostile files fail its success-rate check.
 """
 
-import asyncio
 import sys
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from aiohttp import web
 from benchmarks.jobs import Watched, run_job
 from cdn_pipeline.catalog.sessions import open_catalog, open_demo_database
 from cdn_pipeline.demo.app_database import create_tables, profiles_table
+from cdn_pipeline.demo.serving import in_thread, listening
 from cdn_pipeline.settings import Settings
 
 PUBLISHED = "published"
@@ -39,32 +38,10 @@ def files_in(corpus: Path) -> list[str]:
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
     """Serves a folder on loopback, compressed files with their Content-Encoding; gives its URL."""
-    loop, ready, port = asyncio.new_event_loop(), threading.Event(), [0]
-
-    async def start() -> web.AppRunner:
-        app = web.Application()
-        app.router.add_static("/corpus/", folder)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port[0] = runner.addresses[0][1]
-        ready.set()
-        return runner
-
-    def work() -> None:
-        runner = loop.run_until_complete(start())
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    ready.wait()
-    try:
-        yield f"http://127.0.0.1:{port[0]}/corpus/"
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
+    app = web.Application()
+    app.router.add_static("/corpus/", folder)
+    with in_thread(listening(app)) as base_url:
+        yield f"{base_url}/corpus/"
 
 
 def add_profiles(database: sa.Engine, files: Sequence[str], base_url: str) -> None:

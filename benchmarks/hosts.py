@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 from unittest.mock import patch
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from aiohttp import web
@@ -30,6 +31,7 @@ from cdn_pipeline.catalog.embedded import EmbeddedPostgres
 from cdn_pipeline.catalog.sessions import CATALOG_DATABASE, open_demo_database
 from cdn_pipeline.collections import INSTAGRAM, SHARDS
 from cdn_pipeline.demo.app_database import create_tables
+from cdn_pipeline.demo.serving import listening
 from cdn_pipeline.engine import mirror as mirror_module
 from cdn_pipeline.engine.backlog import OpenGate
 from cdn_pipeline.engine.hosts import Hosts
@@ -82,17 +84,18 @@ def serve(tell: Connection) -> None:
     async def say_nothing(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read()
 
-    async def main() -> None:
+    def application() -> web.Application:
         app = web.Application()
         app.router.add_get("/{path:.*}", answer)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, WELL[0], 0).start()
-        port = runner.addresses[0][1]
-        await web.TCPSite(runner, WELL[1], port).start()
-        hanging = await asyncio.start_server(say_nothing, FAILING, 0)
-        tell.send((port, hanging.sockets[0].getsockname()[1]))
-        await asyncio.Event().wait()
+        return app
+
+    async def main() -> None:
+        async with listening(application(), WELL[0]) as first:
+            port = urlsplit(first).port or 0
+            async with listening(application(), WELL[1], port):
+                hanging = await asyncio.start_server(say_nothing, FAILING, 0)
+                tell.send((port, hanging.sockets[0].getsockname()[1]))
+                await asyncio.Event().wait()
 
     asyncio.run(main())
 

@@ -6,10 +6,8 @@ Small pictures (240 px) on a loopback origin, everything else as in production: 
 catalog on the embedded Postgres, originals and renditions in folders.
 """
 
-import asyncio
 import sys
 import tempfile
-import threading
 from io import BytesIO
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from PIL import Image
 from benchmarks.jobs import run_job
 from cdn_pipeline.catalog.sessions import DEMO_DATABASE, open_demo_database
 from cdn_pipeline.demo.app_database import create_tables
+from cdn_pipeline.demo.serving import in_thread, listening
 from cdn_pipeline.settings import Settings
 
 
@@ -30,30 +29,20 @@ def picture() -> bytes:
     return buffer.getvalue()
 
 
-def serve_pictures() -> int:
-    """An origin in a thread that answers every path with a picture of its own; returns its port."""
-    body, port, ready = picture(), [0], threading.Event()
+def pictures() -> web.Application:
+    """An origin that answers every path with a picture of its own."""
+    body = picture()
 
     async def answer(request: web.Request) -> web.Response:
         # A trailing comment makes every picture another one; decoders stop before it.
         return web.Response(body=body + request.path.encode(), content_type="image/jpeg")
 
-    async def main() -> None:
-        app = web.Application()
-        app.router.add_get("/{path:.*}", answer)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port[0] = runner.addresses[0][1]
-        ready.set()
-        await asyncio.Event().wait()
-
-    threading.Thread(target=lambda: asyncio.run(main()), daemon=True).start()
-    ready.wait()
-    return port[0]
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    return app
 
 
-def fill(database: sa.Engine, images: int, port: int) -> None:
+def fill(database: sa.Engine, images: int, base_url: str) -> None:
     """Profiles without avatars, each with twelve posts."""
     create_tables(database)
     with database.begin() as connection:
@@ -68,7 +57,7 @@ def fill(database: sa.Engine, images: int, port: int) -> None:
                 INSERT INTO posts (id, profile_id, media_id, display_url, taken_at, updated_at)
                 SELECT gen_random_uuid(), p.id, 'm' || n, :base || p.username || '_' || n || '_n.jpg', now(), now()
                 FROM profiles p, generate_series(1, 12) n ORDER BY p.id LIMIT :images"""),
-            {"base": f"http://127.0.0.1:{port}/v/t51.2885-15/", "images": images},
+            {"base": f"{base_url}/v/t51.2885-15/", "images": images},
         )
 
 
@@ -78,8 +67,8 @@ def measure(images: int) -> None:
         var = Path(name)
         var.chmod(0o755)
         settings = Settings(_env_file=None, cdn_pipeline_var_dir=var)  # type: ignore[call-arg]
-        with open_demo_database(settings) as database:
-            fill(database, images, serve_pictures())
+        with open_demo_database(settings) as database, in_thread(listening(pictures())) as base_url:
+            fill(database, images, base_url)
             watched = run_job(var)
             published = _published(database)
         peaks = watched.peaks

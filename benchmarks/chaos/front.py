@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import ClientSession, DummyCookieJar, web
-from anyio.from_thread import start_blocking_portal
 from yarl import URL
 
 from benchmarks.chaos.faults import Fault, behaves
+from cdn_pipeline.demo.serving import in_thread, listening
 
 _LARGEST_BODY = 64 << 20
 # They tell of one connection, not of the message; the client in between writes its own.
@@ -53,20 +53,16 @@ class Front:
         """Listens on a free port of loopback."""
         application = web.Application(client_max_size=_LARGEST_BODY)
         application.router.add_route("*", "/{path:.*}", self._answer)
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
-        async with ClientSession(auto_decompress=False, cookie_jar=DummyCookieJar()) as self._client:
-            await runner.setup()
-            try:
-                await web.TCPSite(runner, "127.0.0.1", 0).start()
-                self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-                yield
-            finally:
-                await runner.cleanup()
+        async with (
+            ClientSession(auto_decompress=False, cookie_jar=DummyCookieJar()) as self._client,
+            listening(application) as self.url,
+        ):
+            yield
 
 
 @contextmanager
 def running_front(upstream: str) -> Iterator[Front]:
     """A front of the server at `upstream`, in a thread of this process."""
     front = Front(upstream)
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(front.listening()):
+    with in_thread(front.listening()):
         yield front

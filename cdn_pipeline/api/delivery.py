@@ -5,11 +5,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import NotModifiedResponse, StaticFiles
-from starlette.types import Scope
+from starlette.types import Message, Receive, Scope, Send
 
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.store.objects import cache_control
@@ -24,6 +24,13 @@ _CROSS_ORIGIN = {
     "X-Content-Type-Options": "nosniff",
 }
 
+# To scripts that send headers of their own, such as a range or an ETag.
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, HEAD",
+    "Access-Control-Allow-Headers": "*",
+    "Access-Control-Max-Age": "86400",
+}
+
 # Short, because what is missing now may be published in a minute.
 _MISSING_CACHE_CONTROL = "public, max-age=60"
 
@@ -35,8 +42,20 @@ class Renditions(StaticFiles):
         super().__init__(directory=directory)
         self._cache_control = cache_control
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets pages elsewhere use every answer: a 304 and a 416 are made without the file's own headers."""
+
+        async def send_to_all(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_CROSS_ORIGIN)
+            await send(message)
+
+        await super().__call__(scope, receive, send_to_all)
+
     async def get_response(self, path: str, scope: Scope) -> Response:
         """The file, or a 404 that caches forget soon."""
+        if scope["method"] == "OPTIONS":
+            return Response(status_code=204, headers=_PREFLIGHT)
         if Path(path).suffix not in CONTENT_TYPES:
             raise _missing()
         try:
@@ -51,7 +70,7 @@ class Renditions(StaticFiles):
     ) -> Response:
         """The file with the headers that R2 keeps as metadata; here they follow from the key, which names the hash."""
         file = Path(full_path)
-        headers = {"ETag": f'"{file.stem}"', "Cache-Control": self._cache_control, **_CROSS_ORIGIN}
+        headers = {"ETag": f'"{file.stem}"', "Cache-Control": self._cache_control}
         media_type = CONTENT_TYPES[file.suffix]
         response = FileResponse(
             full_path, status_code=status_code, headers=headers, media_type=media_type, stat_result=stat_result

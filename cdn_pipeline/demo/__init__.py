@@ -6,5 +6,5 @@ Here does not belong anything that production code imports, nor any part of the 
 
 `photographs` makes pictures, `pictures` gives them Instagram's names and sizes, `signing` their URLs. `faults` decides
 which request goes wrong, `answers` has the words for it, `origin` serves. `rows` draws profiles and posts,
-`app_database` keeps them. `fast_clock` moves a catalog's clock.
+`app_database` keeps them. `fast_clock` moves a catalog's clock. `serving` has applications answer on loopback.
 """

@@ -18,20 +18,18 @@ import contextlib
 import logging
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 
 from aiohttp import web
-from anyio.from_thread import start_blocking_portal
 
 from cdn_pipeline.demo import answers
 from cdn_pipeline.demo.faults import DEFAULT_RATES, NO_FAULTS, Fault, Misbehaviour
 from cdn_pipeline.demo.pictures import Picture, PictureCache
+from cdn_pipeline.demo.serving import in_thread, listening
 from cdn_pipeline.demo.signing import Signer, check, expiry_of
-
-_LOOPBACK = "127.0.0.1"
 
 _log = logging.getLogger(__name__)
 
@@ -228,27 +226,15 @@ def running_origin(
 ) -> Iterator[Origin]:
     """An origin in a thread of this process, on a free port unless one is given. `folder` keeps the made pictures."""
     origin = Origin(PictureCache(folder), secret, misbehaviour=misbehaviour, slow_seconds=slow_seconds, etag=etag)
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(_listening(origin, port)):
+    with in_thread(listening(origin.application(), port=port)) as origin.base_url:
         yield origin
-
-
-@contextlib.asynccontextmanager
-async def _listening(origin: Origin, port: int) -> AsyncIterator[None]:
-    runner = web.AppRunner(origin.application(), access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, _LOOPBACK, port).start()
-        origin.base_url = f"http://{_LOOPBACK}:{runner.addresses[0][1]}"
-        yield
-    finally:
-        await runner.cleanup()
 
 
 async def _serve(origin: Origin, port: int) -> None:
     stopped = asyncio.Event()
     for stop in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(stop, stopped.set)
-    async with _listening(origin, port):
+    async with listening(origin.application(), port=port) as origin.base_url:
         _log.info("demo origin ready at %s", origin.base_url)
         await stopped.wait()
 

@@ -1,16 +1,14 @@
 """Delivery of a folder store, over HTTP from the real server."""
 
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 
 from cdn_pipeline.api.app import create_app
+from cdn_pipeline.demo.serving import serving_asgi
 from cdn_pipeline.settings import Settings
 
 BODY = bytes(range(256)) * 4
@@ -20,18 +18,8 @@ PATH = "/th/ig/owner/avatar/256/0123456789abcdef.webp"
 @contextmanager
 def served(settings: Settings) -> Iterator[httpx.Client]:
     """The application behind its real server."""
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
+    with serving_asgi(create_app(settings)) as base_url, httpx.Client(base_url=base_url, trust_env=False) as client:
+        yield client
 
 
 @pytest.fixture
@@ -92,6 +80,56 @@ def test_a_range_of_a_rendition_can_be_had(client: httpx.Client) -> None:
     response = client.get(PATH, headers={"Range": "bytes=10-19"})
     assert response.status_code == 206
     assert response.content == BODY[10:20]
+
+
+def test_a_range_beyond_the_end_is_refused_with_the_size(client: httpx.Client) -> None:
+    response = client.get(PATH, headers={"Range": f"bytes={len(BODY)}-"})
+    assert response.status_code == 416
+    assert response.headers["content-range"] == f"bytes */{len(BODY)}"
+
+
+def test_a_range_of_a_picture_that_has_changed_since_is_the_whole_of_it(client: httpx.Client) -> None:
+    etag = client.get(PATH).headers["etag"]
+    part = client.get(PATH, headers={"Range": "bytes=0-9", "If-Range": etag})
+    whole = client.get(PATH, headers={"Range": "bytes=0-9", "If-Range": '"of another picture"'})
+    assert (part.status_code, part.content) == (206, BODY[:10])
+    assert (whole.status_code, whole.content) == (200, BODY)
+
+
+def test_a_head_has_the_headers_of_the_picture_without_its_bytes(client: httpx.Client) -> None:
+    head, get = client.head(PATH), client.get(PATH)
+    names = ("content-type", "content-length", "cache-control", "etag", "accept-ranges", "access-control-allow-origin")
+    assert head.status_code == 200
+    assert head.content == b""
+    assert {name: head.headers[name] for name in names} == {name: get.headers[name] for name in names}
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        (PATH, {}, 200),
+        (PATH, {"Range": "bytes=0-9"}, 206),
+        (PATH, {"If-None-Match": '"0123456789abcdef"'}, 304),
+        (PATH, {"Range": "bytes=5000-"}, 416),
+        (PATH.replace("0123", "ffff"), {}, 404),
+    ],
+)
+def test_pages_of_any_origin_may_read_every_answer(
+    client: httpx.Client, path: str, headers: dict[str, str], status: int
+) -> None:
+    response = client.get(path, headers={"Origin": "https://page.example", **headers})
+    assert response.status_code == status
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert response.headers["timing-allow-origin"] == "*"
+
+
+def test_scripts_may_send_headers_of_their_own(client: httpx.Client) -> None:
+    wish = {"Origin": "https://page.example", "Access-Control-Request-Method": "GET"}
+    response = client.options(PATH, headers={**wish, "Access-Control-Request-Headers": "if-none-match"})
+    assert response.status_code == 204
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert response.headers["access-control-allow-headers"] == "*"
+    assert "GET" in response.headers["access-control-allow-methods"]
 
 
 def test_a_missing_rendition_is_a_404_that_caches_forget_soon(client: httpx.Client) -> None:

@@ -1,19 +1,17 @@
 """Request paths as an attacker writes them, byte for byte: no client in between that tidies them up."""
 
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
-import uvicorn
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from cdn_pipeline.api.app import create_app
+from cdn_pipeline.demo.serving import LOOPBACK, serving_asgi
 from cdn_pipeline.settings import Settings
 
 RENDITION = "/th/ig/owner/avatar/256/0123456789abcdef.webp"
@@ -42,15 +40,9 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
         object_store_url=(folder / "objects").as_uri(),
         originals_store_url=(folder / "originals").as_uri(),
     )
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), host="127.0.0.1", port=0, log_level="critical"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    address = server.servers[0].sockets[0].getsockname()
-    yield lambda target: _get(address, target)
-    server.should_exit = True
-    thread.join()
+    with serving_asgi(create_app(settings)) as base_url:
+        port = urlsplit(base_url).port or 0
+        yield lambda target: _get(port, target)
 
 
 def _write(file: Path, data: bytes) -> None:
@@ -58,8 +50,8 @@ def _write(file: Path, data: bytes) -> None:
     file.write_bytes(data)
 
 
-def _get(address: tuple[str, int], target: bytes) -> bytes:
-    with socket.create_connection(address, timeout=10) as connection:
+def _get(port: int, target: bytes) -> bytes:
+    with socket.create_connection((LOOPBACK, port), timeout=10) as connection:
         connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: cdn\r\nConnection: close\r\n\r\n")
         answer = b""
         while chunk := connection.recv(65536):

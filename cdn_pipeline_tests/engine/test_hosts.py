@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import sqlalchemy as sa
-from aiohttp import web
 
 from cdn_pipeline.demo.app_database import profiles_table
 from cdn_pipeline.demo.faults import Fault
+from cdn_pipeline.demo.serving import in_thread, listening
 from cdn_pipeline.engine import hosts as hosts_module
 from cdn_pipeline.engine.backlog import Admission
 from cdn_pipeline.engine.hosts import Hosts, HostShut
@@ -37,7 +37,6 @@ from cdn_pipeline_tests.engine.runs import (
     run,
 )
 from cdn_pipeline_tests.engine.test_backlog import job
-from cdn_pipeline_tests.threads import in_thread
 from cdn_pipeline_tests.world import SmallWorld, World
 
 HOST = "pictures.example"
@@ -315,18 +314,7 @@ def test_all_that_a_dead_host_held_up_is_had_once_it_is_back(
 @contextmanager
 def second_origin(world: World, port: int) -> Iterator[None]:
     """The world's origin at another address."""
-
-    @asynccontextmanager
-    async def serving() -> AsyncIterator[None]:
-        runner = web.AppRunner(world.origin.application(), access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.2", port).start()
-            yield
-        finally:
-            await runner.cleanup()
-
-    with in_thread(serving()):
+    with in_thread(listening(world.origin.application(), "127.0.0.2", port)):
         yield
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from io import BytesIO
@@ -26,6 +26,7 @@ from PIL import Image
 from cdn_pipeline.collections import INSTAGRAM, SHARDS
 from cdn_pipeline.demo.app_database import create_tables, profiles_table, replace_avatar, resign_all
 from cdn_pipeline.demo.origin import Origin
+from cdn_pipeline.demo.serving import in_thread, listening
 from cdn_pipeline.engine import mirror as mirror_module
 from cdn_pipeline.engine import stream as stream_module
 from cdn_pipeline.engine.mirror import Mirror, Progress
@@ -54,7 +55,6 @@ from cdn_pipeline_tests.engine.runs import (
     view,
 )
 from cdn_pipeline_tests.s3 import S3Server, moto_server  # noqa: F401
-from cdn_pipeline_tests.threads import in_thread
 from cdn_pipeline_tests.world import SmallWorld
 
 ROOT = Path(__file__).parents[2]
@@ -198,6 +198,7 @@ def test_objects_in_s3_carry_their_headers_and_what_a_catalog_can_be_rebuilt_fro
         "width": str(row["width_512"]),
         "height": str(row["height_512"]),
         "encoder": ENCODERS["webp"],
+        "placeholder": asset["placeholder"],
     }
     original = asyncio.run(_head(moto_server.store(originals), original_key(asset["original_sha256"])))
     assert (original.content_type, original.metadata) == ("image/jpeg", described)
@@ -450,8 +451,7 @@ def test_workers_that_cannot_start_end_the_run_loudly_and_leave_no_lease(
 # -- progress and memory --
 
 
-@asynccontextmanager
-async def _tiny_pictures() -> Any:
+def _tiny_pictures() -> web.Application:
     """A host that has a picture of 16 by 16 pixels under every path, and another one under each."""
     buffer = BytesIO()
     Image.effect_noise((16, 16), 60).convert("RGB").save(buffer, "JPEG")
@@ -462,11 +462,7 @@ async def _tiny_pictures() -> Any:
 
     application = web.Application()
     application.add_routes([web.get("/{path:.*}", answer)])
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
+    return application
 
 
 def _add_profiles(engine: sa.Engine, base: str, numbers: Sequence[int]) -> None:
@@ -492,7 +488,7 @@ def test_memory_does_not_grow_with_the_number_of_images(
     monkeypatch.setattr(mirror_module, "PROGRESS_EVERY_SECONDS", 0.1)
     engine = sa.create_engine(empty_database)
     resident: dict[int, int] = {}  # bytes, by the number of images that are done
-    with in_thread(_tiny_pictures()) as base, open_mirror(settings) as mirror:
+    with in_thread(listening(_tiny_pictures())) as base, open_mirror(settings) as mirror:
         _add_profiles(engine, base, range(1500))
         list(mirror.discover(SHARDS))
         for item in mirror.stream(SHARDS, Selection(QUICK, EVERYTHING)):

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 import dagster as dg
 import pytest
 import sqlalchemy as sa
-from anyio.from_thread import start_blocking_portal
 from dagster import PartitionKeyRange
 
 from cdn_pipeline.collections import SHARDS
 from cdn_pipeline.definitions import defs
 from cdn_pipeline.demo.faults import Fault
+from cdn_pipeline.demo.serving import in_thread
 from cdn_pipeline.orchestration.partitions import image_shards
 from cdn_pipeline.orchestration.schedules import nightly_freshness_schedule
 from cdn_pipeline_tests.fetch.origins import Origin, origin, response
@@ -147,7 +147,7 @@ async def answering_conditionally() -> AsyncIterator[Origin]:
 @pytest.fixture
 def vendor() -> Iterator[Origin]:
     """A host whose URLs do not name the picture, never expire, and come with an ETag."""
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(answering_conditionally()) as log:
+    with in_thread(answering_conditionally()) as log:
         yield log
 
 

@@ -4,16 +4,16 @@ import contextlib
 import json
 import re
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from aiohttp import web
-from anyio.from_thread import start_blocking_portal
 from sqlalchemy import Engine, select
 
 from cdn_pipeline.demo.app_database import posts_table, profiles_table
+from cdn_pipeline.demo.serving import in_thread, listening
 from cdn_pipeline.demo.signing import Signer
 from cdn_pipeline.sources.decodo import TARGET, Decodo, Pace
 
@@ -210,17 +210,5 @@ def kill_urls(engine: Engine, died: datetime) -> None:
 def running_decodo() -> Iterator[DecodoService]:
     """The stand-in, in a thread of this process on a free port."""
     service = DecodoService()
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(_listening(service)):
+    with in_thread(listening(service.application())) as service.base_url:
         yield service
-
-
-@contextlib.asynccontextmanager
-async def _listening(service: DecodoService) -> AsyncIterator[None]:
-    runner = web.AppRunner(service.application(), access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        service.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        yield
-    finally:
-        await runner.cleanup()

@@ -14,6 +14,7 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cdn_pipeline.demo.serving import listening
 from cdn_pipeline.store.objects import CACHE_CONTROL, ObjectMissing, ObjectStore, StoreUnavailable
 from cdn_pipeline_tests.s3 import S3Server
 
@@ -35,14 +36,8 @@ async def serving(handler: Handler) -> AsyncIterator[str]:
     """The endpoint of an S3 server that answers every request by `handler`."""
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(application, handler_cancellation=True)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with listening(application) as endpoint_url:
+        yield endpoint_url
 
 
 def store_at(endpoint_url: str, timeout: timedelta = SHORT) -> ObjectStore:
