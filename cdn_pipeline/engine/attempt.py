@@ -26,6 +26,7 @@ class Attempt:
     started: float = field(default_factory=time.monotonic)
     original: StoredOriginal | None = None
     renditions: tuple[NewRendition, ...] = ()
+    placeholder: str | None = None  # of what is to be published
     download_ms: int | None = None
     transcode_ms: int | None = None
     upload_ms: int | None = None
@@ -102,6 +103,7 @@ class Attempt:
             retry_in_seconds=retry_in_seconds,
             original=self.original,
             renditions=self.renditions,
+            placeholder=self.placeholder,
             download_ms=self.download_ms,
             transcode_ms=self.transcode_ms,
             upload_ms=self.upload_ms,

@@ -27,7 +27,7 @@ from cdn_pipeline.queue.retries import decide
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.sources.discovery import CLOCK_TOLERANCE
 from cdn_pipeline.store.keys import path_of, rendition_key
-from cdn_pipeline.store.labels import RenditionLabel
+from cdn_pipeline.store.labels import RenditionLabel, placeholder_in
 from cdn_pipeline.store.objects import CACHE_CONTROL, ObjectMissing, ObjectStore, StoreUnavailable
 from cdn_pipeline.store.originals import OriginalStore
 
@@ -239,6 +239,7 @@ class ImageProcessor:
             *(self._store_rendition(attempt, rendition, sha256, transcoded) for rendition in transcoded.renditions)
         )
         attempt.renditions = tuple(stored)
+        attempt.placeholder = transcoded.placeholder
         attempt.upload_ms = milliseconds_since(started)
         attempt.bytes_out = sum(rendition.file_size for rendition in stored)
 
@@ -263,6 +264,7 @@ class ImageProcessor:
             width=rendition.width,
             height=rendition.height,
             encoder=transcoded.encoder,
+            placeholder=transcoded.placeholder,
         )
         await self._parts.objects.put_verified(
             key,
@@ -298,6 +300,7 @@ class ImageProcessor:
             head = await self._parts.objects.head(rendition.path.removeprefix("/"))
             if head is None or head.size != rendition.file_size:
                 raise ImageFailure(FailureKind.UPLOAD_FAILED, f"{rendition.path} is not in the store any more")
+            attempt.placeholder = placeholder_in(head.metadata) or attempt.placeholder
         attempt.stage = Stage.PUBLISH
 
 

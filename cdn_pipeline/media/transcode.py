@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import AvifImagePlugin, Image, features
 
 from cdn_pipeline.failures import FailureKind, ImageFailure
 from cdn_pipeline.media.decode import MAX_PIXELS, Decoded, decode
+from cdn_pipeline.media.placeholder import placeholder_of
 from cdn_pipeline.media.recipes import Recipe
 
 _AVIF_CODEC = "aom"
@@ -36,7 +38,7 @@ class Rendition:
 
 @dataclass(frozen=True, slots=True)
 class Transcoded:
-    """The renditions of an original, in the order of the recipe's sizes.
+    """The renditions of an original, in the order of the recipe's sizes, and their placeholder.
 
     `format`, `width` and `height` are the original's, upright, in pixels; `cpu_ms` is CPU time of this process.
     """
@@ -45,6 +47,7 @@ class Transcoded:
     width: int
     height: int
     renditions: tuple[Rendition, ...]
+    placeholder: str
     encoder: str
     cpu_ms: float
 
@@ -60,12 +63,14 @@ def transcode(data: bytes, recipe: Recipe, max_pixels: int = MAX_PIXELS) -> Tran
     started = time.process_time()
     decoded = decode(data, longest_side=max(recipe.longest_sides), max_pixels=max_pixels)
     try:
-        renditions = _render(decoded, recipe)
+        pictures = _resize_all(decoded, recipe)
+        renditions = _encode_all(pictures, recipe)
+        placeholder = placeholder_of(min(pictures.values(), key=lambda picture: picture.size))
     except MemoryError as error:
         raise ImageFailure(FailureKind.OUT_OF_MEMORY, "while encoding") from error
     cpu_ms = (time.process_time() - started) * 1000
     encoder = ENCODERS[recipe.format]
-    return Transcoded(decoded.format.value, decoded.width, decoded.height, renditions, encoder, cpu_ms)
+    return Transcoded(decoded.format.value, decoded.width, decoded.height, renditions, placeholder, encoder, cpu_ms)
 
 
 def fit_inside(width: int, height: int, box_width: int, box_height: int) -> tuple[int, int]:
@@ -82,16 +87,21 @@ def _divide(dividend: int, divisor: int) -> int:
     return (2 * dividend + divisor) // (2 * divisor)
 
 
-def _render(decoded: Decoded, recipe: Recipe) -> tuple[Rendition, ...]:
-    """One rendition per size; sizes that a small original does not fill share their bytes."""
-    encoded: dict[tuple[int, int], bytes] = {}
+def _resize_all(decoded: Decoded, recipe: Recipe) -> dict[str, Image.Image]:
+    """The pixels of each size, by its name; sizes that a small original does not fill share theirs."""
+    sides = {size.name: fit_inside(decoded.width, decoded.height, size.width, size.height) for size in recipe.sizes}
+    pictures = {(width, height): _resize(decoded, width, height) for width, height in set(sides.values())}
+    return {name: pictures[width, height] for name, (width, height) in sides.items()}
+
+
+def _encode_all(pictures: Mapping[str, Image.Image], recipe: Recipe) -> tuple[Rendition, ...]:
+    """One rendition per size; what shares its pixels shares its bytes."""
+    different = {picture.size: picture for picture in pictures.values()}
+    encoded = {sides: _encode(picture, recipe) for sides, picture in different.items()}
     renditions = []
-    for size in recipe.sizes:
-        width, height = fit_inside(decoded.width, decoded.height, size.width, size.height)
-        if (width, height) not in encoded:
-            encoded[width, height] = _encode(_resize(decoded, width, height), recipe)
-        data = encoded[width, height]
-        renditions.append(Rendition(size.name, width, height, data, hashlib.sha256(data).hexdigest()))
+    for name, picture in pictures.items():
+        data = encoded[picture.size]
+        renditions.append(Rendition(name, *picture.size, data, hashlib.sha256(data).hexdigest()))
     return tuple(renditions)
 
 

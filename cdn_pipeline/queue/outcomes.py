@@ -83,6 +83,7 @@ class Outcome:
     retry_in_seconds: float = 0.0
     original: StoredOriginal | None = None
     renditions: tuple[NewRendition, ...] = ()
+    placeholder: str | None = None  # of what is published; None: nobody knows
     download_ms: int | None = None
     transcode_ms: int | None = None
     upload_ms: int | None = None

@@ -20,6 +20,7 @@ from cdn_pipeline.queue.intake import lock_images
 from cdn_pipeline.queue.outcomes import NewRendition
 from cdn_pipeline.queue.references import lock_references, removals
 from cdn_pipeline.queue.reopen import open_repair_jobs
+from cdn_pipeline.queue.settlement import placeholder_of
 from cdn_pipeline.queue.states import ImageStatus, Stage
 from cdn_pipeline.queue.tombstones import UNKNOWN_IDENTITY, Candidate, kept_out, pictures_of
 from cdn_pipeline.sources.discovery import ImageKey
@@ -59,6 +60,7 @@ class FoundImage:
     renditions: tuple[FoundRendition, ...] = ()
     current: frozenset[str] = frozenset()
     is_whole: bool = False  # every size of the collection's recipe is among them
+    placeholder: str | None = None  # of `current`
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -121,6 +123,7 @@ def restore_images(
     ids = {_key(row): row.id for row in connection.execute(_IDS, rows)}
     rows["rows"] = json.dumps([_row(collection, image) for image in admitted if image.key in adopted])
     changed = set(connection.scalars(_FOLLOW_STORE, rows))
+    connection.execute(_SET_PLACEHOLDERS, rows)
     renditions = [_rendition_row(ids[image.key], found) for image in admitted for found in image.renditions]
     stored = connection.execute(_INSERT_RENDITIONS, {"rows": json.dumps(renditions)}).rowcount
     changed |= _show(connection, [image for image in admitted if image.key in adopted], adopted)
@@ -174,6 +177,7 @@ def _row(collection: Collection, image: FoundImage) -> dict[str, Any]:
         "published_at": max(found.stored_at for found in image.renditions).isoformat() if image.current else None,
         "shown": bool(image.current),
         "whole": image.is_whole,
+        "placeholder": image.placeholder,
     }
 
 
@@ -185,16 +189,17 @@ def _rendition_row(asset_id: uuid.UUID, found: FoundRendition) -> dict[str, Any]
 _ROWS = """jsonb_to_recordset(CAST(:rows AS jsonb)) AS o(
     collection text, shard text, owner_id text, source_type text, source_id text, media_id text, taken_at timestamptz,
     observed_at timestamptz, identity text, rank int, original_sha256 text, original_size int, original_format text,
-    published_at timestamptz, shown bool, whole bool)"""
+    published_at timestamptz, shown bool, whole bool, placeholder text)"""
 
 _INSERT_IMAGES = sa.text(f"""
     INSERT INTO cdn_image_assets (
         collection, shard, owner_id, source_type, source_id, media_id, taken_at, source_url, identity, rank,
         url_expires_at, observed_at, original_sha256, original_identity, original_rank, original_file_size,
-        original_format, processing_status, processing_completed_at)
+        original_format, processing_status, processing_completed_at, placeholder)
     SELECT collection, shard, owner_id, source_type, source_id, media_id, taken_at, '{NO_URL}', identity, rank,
            CAST('epoch' AS timestamptz), observed_at, original_sha256, identity, rank, original_size, original_format,
-           CASE WHEN whole THEN '{ImageStatus.COMPLETED}' ELSE '{ImageStatus.PENDING}' END, published_at
+           CASE WHEN whole THEN '{ImageStatus.COMPLETED}' ELSE '{ImageStatus.PENDING}' END, published_at,
+           placeholder
     FROM {_ROWS} ON CONFLICT (source_type, source_id, media_id) DO NOTHING
     RETURNING id
 """)
@@ -235,6 +240,13 @@ _FOLLOW_STORE = sa.text(f"""
     WHERE (a.source_type, a.source_id, a.media_id) = (o.source_type, o.source_id, o.media_id)
       AND a.original_sha256 IS DISTINCT FROM o.original_sha256
     RETURNING a.id
+""")
+
+_SET_PLACEHOLDERS = sa.text(f"""
+    UPDATE cdn_image_assets AS a SET placeholder = {placeholder_of("o.original_sha256")}
+    FROM {_ROWS}
+    WHERE (a.source_type, a.source_id, a.media_id) = (o.source_type, o.source_id, o.media_id)
+      AND shown AND a.placeholder IS DISTINCT FROM o.placeholder
 """)
 
 # As superseded ones: clean-up takes what is not made current in the same transaction, after the grace period.

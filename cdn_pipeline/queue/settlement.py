@@ -91,6 +91,7 @@ def _row(outcome: Outcome) -> dict[str, Any]:
         "total_ms": outcome.total_ms,
         "bytes_in": outcome.bytes_in,
         "bytes_out": outcome.bytes_out,
+        "placeholder": outcome.placeholder,
         "original_sha256": original and original.sha256,
         "original_identity": original and original.identity,
         "original_rank": original and original.rank,
@@ -119,7 +120,7 @@ _ROWS = """jsonb_to_recordset(CAST(:rows AS jsonb)) AS o(
     attempted_url text, failure text, detail text, retry_in float8, download_ms int, transcode_ms int, upload_ms int,
     total_ms int, bytes_in bigint, bytes_out bigint, original_sha256 text, original_identity text, original_rank int,
     original_size int, original_format text, original_width int, original_height int, content_type text, etag text,
-    last_modified text)"""
+    last_modified text, placeholder text)"""
 
 # A rollout is opened for completed images only, and whatever else would change the picture waits for its end: what the
 # collection's own recipe made is still current. The original tells the next look whether another attempt is worth it.
@@ -159,6 +160,21 @@ _KNOWN_WHEN_DECODED = {
     "original_height": "original_height",
     "source_content_type": "content_type",
 }
+
+
+def placeholder_of(original_sha256: str) -> str:
+    """SQL: the placeholder of an image `a` that is about to show `o`, made of this original.
+
+    What `o` does not tell stays as it is if it is of the picture that is visible already.
+    """
+    return f"""coalesce(o.placeholder, CASE WHEN EXISTS (
+        SELECT FROM cdn_image_renditions r
+        WHERE r.asset_id = a.id AND r.state = 'current' AND r.original_sha256 = {original_sha256}
+    ) THEN a.placeholder END)"""
+
+
+_PLACEHOLDER = f"""CASE WHEN verdict = '{Verdict.PUBLISHED}' AND NOT outdated
+    THEN {placeholder_of("coalesce(o.original_sha256, a.original_sha256)")} ELSE a.placeholder END"""
 
 # The image's row is locked before it is read, so that a discovery that commits at the same time is either seen here or
 # sees the end of the job. Discovery locks in the same order.
@@ -222,6 +238,7 @@ _SETTLE = sa.text(f"""
         for column, value in _KNOWN_WHEN_DECODED.items()
     )
 },
+            placeholder = {_PLACEHOLDER},
             download_time_ms = coalesce(o.download_ms, a.download_time_ms),
             processing_time_ms = coalesce(o.transcode_ms, a.processing_time_ms),
             upload_time_ms = coalesce(o.upload_ms, a.upload_time_ms),

@@ -3,9 +3,12 @@
 No URL: a label is as public as its object. What a label lacks was not written yet when the object was put.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+_BLURHASH = re.compile(r"[0-9A-Za-z#$%*+,\-.:;=?@\[\]^_{|}~]{6,60}")  # as many as the catalog takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,10 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class RenditionLabel:
-    """The label of a rendition: what it was made of, and how. Sides in pixels; `sha256` of its own bytes."""
+    """The label of a rendition: what it was made of, and how. Sides in pixels; `sha256` of its own bytes.
+
+    The placeholder is its picture's, for whoever has no pixels at hand: publication by a later run, and rebuilding.
+    """
 
     image: Label
     recipe: str
@@ -76,6 +82,7 @@ class RenditionLabel:
     width: int | None = None
     height: int | None = None
     encoder: str | None = None
+    placeholder: str | None = None
 
     def metadata(self) -> dict[str, str]:
         """As a store takes it."""
@@ -87,6 +94,7 @@ class RenditionLabel:
                 "width": None if self.width is None else str(self.width),
                 "height": None if self.height is None else str(self.height),
                 "encoder": self.encoder,
+                "placeholder": self.placeholder,
             }
         )
 
@@ -107,7 +115,14 @@ class RenditionLabel:
             width=_number(metadata, "width"),
             height=_number(metadata, "height"),
             encoder=metadata.get("encoder"),
+            placeholder=placeholder_in(metadata),
         )
+
+
+def placeholder_in(metadata: Mapping[str, str]) -> str | None:
+    """The placeholder that a rendition's metadata has, whatever else it lacks; None also if it cannot be one."""
+    placeholder = metadata.get("placeholder", "")
+    return placeholder if _BLURHASH.fullmatch(placeholder) else None
 
 
 def _without_none(values: Mapping[str, str | None]) -> dict[str, str]:

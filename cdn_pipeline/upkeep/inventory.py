@@ -39,6 +39,7 @@ class Described:
 
     found: FoundRendition
     label: Label
+    placeholder: str | None = None
 
     @property
     def path(self) -> str:
@@ -128,7 +129,7 @@ async def _describe(store: ObjectStore, collection: Collection, entry: ListedObj
         recipe_version=label.recipe_version,
         encoder=(label.encoder or "unknown")[:_MAX_ENCODER],
     )
-    return Described(FoundRendition(rendition, entry.last_modified), label.image)
+    return Described(FoundRendition(rendition, entry.last_modified), label.image, label.placeholder)
 
 
 def _require_of(collection: Collection, label: Label) -> None:
@@ -171,6 +172,7 @@ def _image(found: Sequence[Described], candidates: Sequence[Described], recipe: 
         renditions=tuple(each.found for each in found),
         current=frozenset(each.path for each in _newest_of_each_size(shown).values()),
         is_whole=_is_whole(shown, recipe),
+        placeholder=next((each.placeholder for each in shown if each.placeholder), None),
     )
 
 

@@ -24,6 +24,7 @@ from cdn_pipeline.demo.app_database import profiles_table, replace_avatar, resig
 from cdn_pipeline.demo.faults import Fault
 from cdn_pipeline.demo.origin import Origin
 from cdn_pipeline.demo.pictures import Picture, PictureCache
+from cdn_pipeline.demo.serving import in_thread
 from cdn_pipeline.engine import images as images_module
 from cdn_pipeline.engine import stream as stream_module
 from cdn_pipeline.engine.hosts import Hosts
@@ -58,7 +59,6 @@ from cdn_pipeline_tests.engine.runs import (
 from cdn_pipeline_tests.fetch.origins import by_path, response
 from cdn_pipeline_tests.fetch.origins import origin as raw_origin
 from cdn_pipeline_tests.store.test_objects import serving, store_at
-from cdn_pipeline_tests.threads import in_thread
 from cdn_pipeline_tests.world import SmallWorld, World
 
 

@@ -249,4 +249,4 @@ new = {name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdli
 print(*sorted(new), {"PIL._webp", "PIL._avif", "PIL.JpegImagePlugin", "PIL.PngImagePlugin"} <= set(sys.modules))
 """
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
-        assert done.stdout.split() == ["PIL", "cdn_pipeline", "True"]
+        assert done.stdout.split() == ["PIL", "blurhash_rs", "cdn_pipeline", "True"]

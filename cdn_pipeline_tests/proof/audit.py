@@ -44,15 +44,18 @@ class Audit:
     # -- what is visible --
 
     def _check_visible(self, after: Snapshot, image: Row) -> None:
-        """Every visible object is in the store, whole, under its hash; all are of one original."""
+        """Every visible object is in the store, whole, under its hash; all are of one original, and the placeholder."""
         visible = after.visible(image["id"])
         if not visible:
+            assert image["placeholder"] is None
             return
         (sha256,) = {rendition["original_sha256"] for rendition in visible.values()}
         stored = self.world.stored()
         for made_by in {(each["recipe"], each["recipe_version"]) for each in visible.values()}:
             recipe = self.recipes[made_by]
-            for rendition in transcoded(self.world.source.pictures[sha256].data, recipe).renditions:
+            made = transcoded(self.world.source.pictures[sha256].data, recipe)
+            assert image["placeholder"] == made.placeholder
+            for rendition in made.renditions:
                 row = visible.pop((recipe.format, rendition.size))
                 assert (row["recipe"], row["recipe_version"]) == made_by, "sizes of one format by two recipes"
                 assert row["path"] == path_of(_key(image, rendition, recipe))

@@ -16,8 +16,14 @@ times = st.datetimes(timezones=st.just(UTC))
 labels = st.builds(
     Label, words, words, words, words, words, words, *(st.none() | each for each in (words, numbers, times, times))
 )
+placeholders = st.text("LEHV6nWB2yk8pyo0adR*.7kCMdnj#$%+,-:;=?@[]^_{|}~", min_size=6, max_size=60)
 rendition_labels = st.builds(
-    RenditionLabel, labels, words, numbers, words, *(st.none() | each for each in (words, numbers, numbers, words))
+    RenditionLabel,
+    labels,
+    words,
+    numbers,
+    words,
+    *(st.none() | each for each in (words, numbers, numbers, words, placeholders)),
 )
 
 
@@ -43,7 +49,7 @@ def test_the_longest_label_fits_into_headers() -> None:
         observed_at=datetime(2026, 1, 1, microsecond=1, tzinfo=UTC),
         taken_at=datetime(2026, 1, 1, microsecond=1, tzinfo=UTC),
     )
-    label = RenditionLabel(longest, "r" * 40, 1000, "512", "a" * 64, 512, 512, "e" * 100)
+    label = RenditionLabel(longest, "r" * 40, 1000, "512", "a" * 64, 512, 512, "e" * 100, "p" * 60)
     attributes_of("image/webp", "public, max-age=31536000, immutable", label.metadata())
 
 
@@ -60,3 +66,9 @@ def test_metadata_that_is_no_label_is_refused(damage: dict[str, str | None]) -> 
     metadata = {**RenditionLabel(LABEL, "webp", 1, "256").metadata(), **damage}
     with pytest.raises(ValueError):
         RenditionLabel.read({name: value for name, value in metadata.items() if value is not None})
+
+
+@pytest.mark.parametrize("damage", ["", "LEHV6", "L" * 61, "LEHV6 nWB2yk", "LEHV6n\x00", "LEHV6nö"])
+def test_what_cannot_be_a_placeholder_is_none(damage: str) -> None:
+    metadata = {**RenditionLabel(LABEL, "webp", 1, "256").metadata(), "placeholder": damage}
+    assert RenditionLabel.read(metadata).placeholder is None

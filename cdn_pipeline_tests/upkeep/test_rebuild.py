@@ -71,9 +71,10 @@ class Drill:
         return self.world.origin.requests.total
 
     def public(self) -> View:
-        """What the view shows; the ids of our own rows are not public."""
+        """What the view shows, and the placeholder; the ids of our own rows are not public."""
+        placeholders = {row["id"]: row["placeholder"] for row in images(self.catalog)}
         return {
-            key: {name: value for name, value in row.items() if name != "asset_id"}
+            key: {**row, "asset_id": None, "placeholder": placeholders[row["asset_id"]]}
             for key, row in view(self.catalog).items()
         }
 
@@ -265,7 +266,7 @@ def test_objects_with_the_labels_of_the_first_version_are_shown_again(drill: Dri
     rebuilt = drill.rebuild()
     restored = drill.public()
     assert rebuilt.counts[Count.UNDESCRIBED] == 0
-    assert {key: {**row, "taken_at": None} for key, row in before.items()} == restored
+    assert {key: {**row, "taken_at": None, "placeholder": None} for key, row in before.items()} == restored
     drill.run()
     assert {key: row["cdn_path_512"] for key, row in drill.public().items()} == {
         key: row["cdn_path_512"] for key, row in before.items()
@@ -615,6 +616,22 @@ def test_an_old_backup_is_brought_into_step(mirror: Mirror, where: str, request:
     assert drill.run() == 0
     assert drill.public() == before
     assert set(job_states(drill.catalog)) == {"completed"}
+
+
+def test_what_a_backup_had_only_downloaded_is_shown_with_its_own_placeholder(drill: Drill) -> None:
+    drill.replace_avatar()
+    drill.run(stages=frozenset({Stage.DOWNLOAD}))
+    drill.back_up()
+    drill.run()
+    before = shown_with_placeholders(drill)
+    drill.restore_backup()
+    assert shown_with_placeholders(drill) != before
+    drill.rebuild()
+    assert shown_with_placeholders(drill) == before
+
+
+def shown_with_placeholders(drill: Drill) -> set[tuple[str, str | None]]:
+    return {(row["cdn_path_512"], row["placeholder"]) for row in drill.public().values()}
 
 
 def test_renditions_that_a_backup_names_and_the_store_lost_are_made_again(drill: Drill) -> None:
