@@ -5,7 +5,7 @@ BIN := .venv/bin
 export DAGSTER_HOME ?= $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev serve test bench chaos lint format requirements docs clean
+.PHONY: help celery demo dev serve test bench chaos lint format requirements docs clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -16,7 +16,7 @@ demo: .venv/installed  ## mirror several hundred photographs on the embedded def
 dev: .venv/installed  ## open Dagster's UI on the demo's data
 	@$(BIN)/cdn-pipeline dev
 
-serve: .venv/installed  ## serve renditions of a local store on port 8000
+serve: .venv/installed  ## the API and renditions of a local store on port 8000
 	@$(BIN)/cdn-pipeline serve
 
 test: .venv/installed  ## run the tests (on two processes)
@@ -38,7 +38,10 @@ format: .venv/installed  ## format and mend what can be mended
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-docs: .venv/installed  ## write the generated parts of docs/architecture.md
+celery: .venv/installed  ## install the extra for warm Celery workers (docs/deploy.md)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/celery.txt
+
+docs: .venv/installed  ## write the generated parts of docs/
 	@$(BIN)/python docs/generate.py
 
 clean:  ## forget the demo and Dagster's history on this machine
@@ -58,4 +61,5 @@ requirements: .venv/installed  ## pin the newest versions that pyproject.toml al
 	$(BIN)/pip install --quiet uv
 	$(UV_COMPILE) --upgrade --extra dev pyproject.toml -o requirements/dev.txt
 	$(UV_COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
+	$(UV_COMPILE) --upgrade --extra celery pyproject.toml -c requirements/dev.txt -o requirements/celery.txt
 	$(UV_COMPILE) --upgrade --no-deps requirements/photos.in -o requirements/photos.txt

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ import httpx
 import psutil
 import sqlalchemy as sa
 
+from benchmarks.processes import Usage
 from cdn_pipeline.catalog.embedded import EmbeddedPostgres
 from cdn_pipeline.catalog.sessions import CATALOG_DATABASE, DEMO_DATABASE
 from cdn_pipeline.demo import app_database, stage
@@ -92,43 +93,12 @@ class Dagster:
 
 def cpu_while(root: psutil.Process, seconds: float) -> Counter[str]:
     """CPU seconds by kind that a process and all below it use in this time, those that end meanwhile included."""
-    before = _spent(root)
-    last = dict(before)
+    usage = Usage(root)
     ends_at = time.monotonic() + seconds
     while time.monotonic() < ends_at:
         time.sleep(1)
-        last.update(_spent(root))
-    total: Counter[str] = Counter()
-    for pid, (kind, spent) in last.items():
-        total[kind] += spent - (before[pid][1] if pid in before else 0.0)  # type: ignore[assignment]
-    return total
-
-
-def _spent(root: psutil.Process) -> dict[int, tuple[str, float]]:
-    """Kind and CPU seconds so far of a process and all below it, by pid."""
-    spent = {}
-    for process in [root, *root.children(recursive=True)]:
-        with suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            spent[process.pid] = _kind(process), times.user + times.system
-    return spent
-
-
-def _kind(process: psutil.Process) -> str:
-    words = " ".join(process.cmdline())
-    kinds = {
-        "postgres": "Postgres",
-        "dagster._daemon": "Dagster's daemon",
-        "dagster_webserver": "Dagster's webserver",
-        "run_worker": "runs",
-        "execute_run": "runs",
-        "multiprocessing": "runs",
-        "grpc": "code servers (sensor ticks among them)",
-        "demo.origin": "the demo's origin",
-        "cdn_pipeline.cli serve": "picture server",
-        "dagster dev": "Dagster's supervisor",
-    }
-    return next((kind for sign, kind in kinds.items() if sign in words), "cdn-pipeline dev")
+        usage.look()
+    return usage.cpu_seconds
 
 
 def wait_until(condition: Callable[[], bool], what: str, limit: timedelta) -> None:

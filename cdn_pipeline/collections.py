@@ -10,6 +10,7 @@ from cdn_pipeline.media.recipes import AVIF_THUMBNAILS, WEBP_THUMBNAILS, Recipe
 SHARD_COUNT = 64
 SHARDS = tuple(f"{number:02x}" for number in range(SHARD_COUNT))
 
+URGENT_PRIORITY = 1  # a user's request
 BACKFILL_PRIORITY = 6
 REENCODE_PRIORITY = 10
 

@@ -49,6 +49,14 @@ class FailureKind(StrEnum):
     ORIGINAL_MISSING = "original_missing"
     INTERNAL_ERROR = "internal_error"
 
+    @classmethod
+    def of(cls, name: str) -> "FailureKind | None":
+        """The kind that the catalog names; None: only another version of the code knows it."""
+        try:
+            return cls(name)
+        except ValueError:
+            return None
+
     @property
     def remedy(self) -> Remedy:
         """What makes the next attempt worth making."""

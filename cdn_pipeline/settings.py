@@ -6,13 +6,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Network = IPv4Network | IPv6Network
 
 _LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"),)
 _DEFAULT_CDN_BASE = "http://127.0.0.1:8000"
+
+
+def _unless_blank(secret: SecretStr | None) -> SecretStr | None:
+    return secret if secret and secret.get_secret_value().strip() else None
+
+
+Secret = Annotated[SecretStr | None, AfterValidator(_unless_blank)]
+"""A secret that may be missing. A blank one is missing: as a token, whoever sends none would have it."""
 
 
 class ConfigurationError(Exception):
@@ -50,13 +58,13 @@ class Settings(BaseSettings):
     r2_bucket_name: str | None = None
     r2_originals_bucket_name: str | None = None
     r2_access_key_id: str | None = None
-    r2_secret_access_key: SecretStr | None = None
+    r2_secret_access_key: Secret = None
     r2_endpoint_url: str | None = None
 
     cdn_base_url: str | None = None
     r2_public_base: str | None = None
 
-    cf_api_token: SecretStr | None = None
+    cf_api_token: Secret = None
     cf_zone_id: str | None = None
     cf_api_url: str = "https://api.cloudflare.com/client/v4"
     # A year is the contract's header. Less lets browsers forget what was erased, and the CDN keep the rest for a year.
@@ -65,7 +73,7 @@ class Settings(BaseSettings):
 
     # The provider of fresh URLs, by default with the lowest plan in mind; the budget is per day (UTC) and all runs.
     decodo_api_url: str = "https://scraper-api.decodo.com"
-    decodo_auth_token: SecretStr | None = None
+    decodo_auth_token: Secret = None
     decodo_requests_per_day: int = Field(default=1000, ge=0)
     decodo_requests_per_second: float = Field(default=5.0, gt=0, le=100)
 
@@ -73,13 +81,13 @@ class Settings(BaseSettings):
 
     download_allowed_networks: Annotated[tuple[Network, ...], NoDecode] = ()
 
-    admin_api_token: SecretStr | None = None
+    admin_api_token: Secret = None
     api_cors_origins: Annotated[tuple[str, ...], NoDecode] = ()  # whose pages may ask the API
     media_legacy_fallback: bool = False  # whether the API names the source URL of what is not published yet
     dagster_graphql_url: str | None = None  # starts runs for users' requests at once; else the sensor does
 
     # Where alerts go: apprise's URLs, separated by spaces. They hold tokens.
-    alert_urls: SecretStr | None = None
+    alert_urls: Secret = None
     alert_level: Literal["info", "warning", "critical"] = "warning"  # and above
     monthly_budget_usd: float | None = Field(default=None, gt=0)
 

@@ -22,6 +22,7 @@ GRAPH = {
     "image_renditions": {"original_images"},
     "published_images": {"image_renditions"},
     "processing_stats": {"published_images"},
+    "delivery_probes": {"published_images"},
     "cleaned_stores": {"published_images"},
 }
 IMAGE_ASSETS = ("source_images", "original_images", "image_renditions", "published_images")
@@ -67,7 +68,7 @@ def test_all_image_assets_share_the_64_shards_and_go_16_to_a_run(specs: dict[str
 def test_every_asset_is_described(specs: dict[str, dg.AssetSpec]) -> None:
     for spec in specs.values():
         assert spec.description
-        assert spec.group_name in ("application", "images", "statistics", "upkeep")
+        assert spec.group_name in ("application", "images", "statistics", "delivery", "upkeep")
         assert spec.kinds
         assert spec.owners
         assert spec.tags
@@ -122,6 +123,17 @@ def test_clean_up_runs_every_morning_with_its_check_once_somebody_switches_it_on
     assert job.partitions_def is None
     schedule = defs.resolve_schedule_def("clean_up_schedule")
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 5 * * *", "UTC")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+
+
+def test_delivery_is_probed_every_hour_with_its_checks_once_somebody_switches_it_on() -> None:
+    job = defs.resolve_job_def("probe_delivery")
+    assert job.asset_layer.executable_asset_keys == {AssetKey("delivery_probes")}
+    names = {key.name for key in job.asset_layer.asset_graph.asset_check_keys}
+    assert names == {"urls_answer_within_150_ms", "no_published_url_is_broken"}
+    assert job.partitions_def is None
+    schedule = defs.resolve_schedule_def("probe_delivery_schedule")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("40 * * * *", "UTC")
     assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
 
 

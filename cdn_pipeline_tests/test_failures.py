@@ -46,6 +46,11 @@ def test_the_remedies(remedy: Remedy, kinds: set[str]) -> None:
     assert {kind.value for kind in FailureKind if kind.remedy is remedy} == kinds
 
 
+def test_a_kind_is_found_by_its_name_unless_only_another_version_knows_it() -> None:
+    assert all(FailureKind.of(kind.value) is kind for kind in FailureKind)
+    assert FailureKind.of("retired_kind") is None
+
+
 def test_infrastructure_never_ends_an_image_for_good() -> None:
     for kind in FailureKind:
         if kind.blame is Blame.INFRASTRUCTURE:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from cdn_pipeline.catalog.sessions import open_source_database, open_unmigrated_catalog, with_driver
 from cdn_pipeline.cli import app
+from cdn_pipeline.cloudflare.analytics import Analytics
 from cdn_pipeline.cloudflare.purge import CachePurge
 from cdn_pipeline.definitions import defs
 from cdn_pipeline.engine.mirror import open_store
@@ -108,6 +109,13 @@ def _errors_of_the_purge(settings: Settings) -> None:
     asyncio.run(purge())
 
 
+def _errors_of_the_analytics(settings: Settings) -> None:
+    assert settings.cf_zone_id
+    assert settings.cf_api_token
+    with Analytics(settings.cf_api_token, api_url=settings.cf_api_url) as client:
+        client.limits(settings.cf_zone_id)
+
+
 def _errors_of_the_provider(settings: Settings) -> None:
     assert settings.decodo_auth_token
     token = settings.decodo_auth_token.get_secret_value()
@@ -123,6 +131,7 @@ def _errors_of_the_provider(settings: Settings) -> None:
         _errors_of_the_source,
         _errors_of_a_store,
         _errors_of_the_purge,
+        _errors_of_the_analytics,
         _errors_of_the_provider,
     ],
 )
@@ -141,7 +150,16 @@ def test_no_error_tells_a_secret_nor_do_its_causes_or_the_log(
 
 
 @pytest.mark.parametrize(
-    "command", [["migrate"], ["status"], ["verify"], ["erase", "--resume"], ["queue", "hold", "--yes"], ["clean-up"]]
+    "command",
+    [
+        ["migrate"],
+        ["doctor"],
+        ["status"],
+        ["verify"],
+        ["erase", "--resume"],
+        ["queue", "hold", "--yes"],
+        ["clean-up"],
+    ],
 )
 def test_no_command_tells_a_secret_when_nothing_answers(
     secret_environment: Mapping[str, str], command: list[str]

@@ -66,6 +66,14 @@ def test_empty_variables_count_as_unset(load: Any) -> None:
     assert load(OBJECT_STORE_URL="", CATALOG_DATABASE_URL="", R2_BUCKET_NAME="").embedded_catalog
 
 
+@pytest.mark.parametrize("blank", [" ", "\n", "\t \n"])
+@pytest.mark.parametrize(
+    "name", ["ADMIN_API_TOKEN", "ALERT_URLS", "CF_API_TOKEN", "DECODO_AUTH_TOKEN", "R2_SECRET_ACCESS_KEY"]
+)
+def test_a_blank_secret_counts_as_unset(load: Any, name: str, blank: str) -> None:
+    assert getattr(load(**{name: blank}), name.lower()) is None
+
+
 def test_r2_is_configured_by_account_and_buckets(load: Any) -> None:
     settings = load(**R2)
     assert (settings.objects_url, settings.originals_url) == ("s3://public", "s3://private")

@@ -1,4 +1,4 @@
-"""Writes the generated parts of the docs: the tables' diagram, the two state machines, the kinds of failure.
+"""Writes the generated parts of the docs: tables, state machines, kinds of failure, the API's reference.
 
 make docs
 """
@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import sqlalchemy as sa
+from api_reference import reference
 
 from cdn_pipeline.catalog.tables import metadata
 from cdn_pipeline.failures import FailureKind
@@ -71,6 +72,7 @@ _PARTS: Mapping[str, Mapping[str, str]] = {
         "job states": _mermaid(states(JOB_TRANSITIONS, next(iter(JOB_TRANSITIONS)))),
     },
     "runbook.md": {"failure kinds": failure_kinds()},
+    "api.md": {"reference": reference()},
 }
 PAGES = tuple(_PARTS)
 

@@ -63,6 +63,8 @@ class Renditions(StaticFiles):
         except HTTPException as error:
             if error.status_code == 404:
                 raise _missing() from error
+            if error.status_code == 405:
+                raise HTTPException(405, error.detail, headers={"Allow": "GET, HEAD, OPTIONS"}) from error
             raise
 
     def file_response(

@@ -1,12 +1,15 @@
 """Connections: to the catalog (ours) and to the application database (read only)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import psycopg
 import sqlalchemy as sa
 import stamina
+from psycopg.abc import RV, PQGen
+from psycopg.pq import TransactionStatus
 
 from cdn_pipeline.catalog.embedded import EmbeddedPostgres
 from cdn_pipeline.catalog.migrate import migrate, require_current
@@ -21,21 +24,76 @@ DEMO_DATABASE = "demo_application"
 _CONNECT_ARGS = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 
 
+# For the API: whoever asks it waits seconds at most, for a connection, a place in the pool and an answer.
+SERVING_CONNECTIONS = 16
+_SERVING_PATIENCE_SECONDS = 3
+_SERVING_STATEMENT_SECONDS = 5
+_SERVING_OPTIONS = {
+    "connect_args": {**_CONNECT_ARGS, "connect_timeout": _SERVING_PATIENCE_SECONDS},
+    "pool_size": SERVING_CONNECTIONS,
+    "max_overflow": 0,
+    "pool_timeout": _SERVING_PATIENCE_SECONDS,
+    "pool_use_lifo": True,
+    "pool_pre_ping": False,  # a round trip per request: `Serving.read` asks again instead
+}
+
+
 @contextmanager
-def open_catalog(settings: Settings) -> Iterator[sa.Engine]:
-    """The catalog, migrated.
+def open_catalog(settings: Settings, *, serving: bool = False) -> Iterator[sa.Engine]:
+    """The catalog, migrated; `serving` sets limits on waiting.
 
     The embedded database is started and migrated; any other must have been migrated by `cdn-pipeline migrate`.
 
     Raises:
         CatalogOutdatedError: the schema or the base URL written into it is not this code's.
     """
-    with _engine(settings, settings.catalog_database_url, CATALOG_DATABASE) as engine:
+    options = _SERVING_OPTIONS if serving else {}
+    with _engine(settings, settings.catalog_database_url, CATALOG_DATABASE, options) as engine:
         if settings.embedded_catalog:
             migrate(engine, settings.public_base_url)
         else:
             require_current(engine, settings.public_base_url)
+        if serving:
+            limit_statements(engine, _SERVING_STATEMENT_SECONDS)
+            engine.dispose()  # those that migrated have no limit
         yield engine
+
+
+class _ImpatientConnection(psycopg.Connection[Any]):
+    """Is closed when the server has said nothing for `patience` seconds: one that is stopped cancels no statement."""
+
+    patience: float | None = None
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        try:
+            return super().wait(gen, interval, self.patience if timeout is None else timeout)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self.pgconn.finish()  # SQLAlchemy then makes a new one
+            raise
+
+
+_SILENCE_SECONDS = 2  # beyond its time limit, for the server to say that it has cancelled a statement
+
+
+def limit_statements(engine: sa.Engine, seconds: int) -> None:
+    """Has Postgres cancel what takes longer, on connections that the engine makes from now on.
+
+    A server that does not even do that is given up, and its connection with it.
+    """
+
+    def connect(_dialect: object, _record: object, arguments: Any, options: Any) -> psycopg.Connection[Any]:
+        return _ImpatientConnection.connect(*arguments, **options)
+
+    def limit(connection: _ImpatientConnection, _: object) -> None:
+        connection.patience = seconds + _SILENCE_SECONDS
+        # Not as a start-up option: poolers refuse those.
+        connection.autocommit = True
+        connection.execute(f"SET statement_timeout = '{seconds}s'")
+        connection.autocommit = False
+
+    sa.event.listen(engine, "do_connect", connect)
+    sa.event.listen(engine, "connect", limit)
 
 
 @contextmanager
@@ -62,20 +120,22 @@ def open_demo_database(settings: Settings) -> Iterator[sa.Engine]:
 
 
 @contextmanager
-def _engine(settings: Settings, url: str | None, embedded_database: str) -> Iterator[sa.Engine]:
+def _engine(
+    settings: Settings, url: str | None, embedded_database: str, options: Mapping[str, Any] | None = None
+) -> Iterator[sa.Engine]:
     if url is not None:
-        with _pool(with_driver(url)) as engine:
+        with _pool(with_driver(url), options) as engine:
             yield engine
         return
     with EmbeddedPostgres(settings.cdn_pipeline_var_dir / "postgres") as server:
         server.ensure_database(embedded_database)
-        with _pool(server.url(embedded_database)) as engine:
+        with _pool(server.url(embedded_database), options) as engine:
             yield engine
 
 
 @contextmanager
-def _pool(url: str) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(url, connect_args=_CONNECT_ARGS, pool_pre_ping=True)
+def _pool(url: str, options: Mapping[str, Any] | None = None) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(url, **{"connect_args": _CONNECT_ARGS, "pool_pre_ping": True, **(options or {})})
     try:
         yield engine
     finally:

@@ -285,6 +285,19 @@ delivery = sa.Table(
     sa.CheckConstraint("only_row", name="only_row"),
 )
 
+# At most one row: whose pictures frontends are given CDN URLs of. Apart from the base URL, which `migrate` writes anew.
+delivery_policy = sa.Table(
+    "cdn_delivery_policy",
+    metadata,
+    sa.Column("only_row", sa.Boolean, primary_key=True, server_default=sa.text("true")),
+    sa.Column("percentage", sa.SmallInteger, nullable=False, server_default="100"),  # of owners, while the CDN is on
+    # The CDN is off since, and comes back by itself at; null: it is on, and not before somebody switches it on.
+    sa.Column("off_since", _time),
+    sa.Column("off_until", _time),
+    sa.CheckConstraint("only_row", name="only_row"),
+    sa.CheckConstraint("percentage BETWEEN 0 AND 100", name="percentage"),
+)
+
 # What a provider of fresh URLs was asked on a day (UTC): its budget and its rate, shared by all runs.
 provider_usage = sa.Table(
     "cdn_provider_usage",
@@ -415,7 +428,8 @@ refreshes = sa.Table(
     sa.Column("owner_id", sa.Text, nullable=False),
     sa.Column("shard", sa.String(2), nullable=False),
     sa.Column("requested_at", _time, nullable=False, server_default=_now),
-    sa.Column("run_id", sa.Text),  # of the run that was started for it; null: the sensor starts one
+    sa.Column("run_id", sa.Text),  # of the run that does it, or that was started for it; null: the sensor starts one
+    sa.Column("launched", sa.Boolean, nullable=False, server_default=sa.text("false")),  # that run, by the API
     sa.Column("answer", sa.String(40)),  # what the provider said
     sa.Column("finished_at", _time),
     sa.Index(
@@ -426,6 +440,8 @@ refreshes = sa.Table(
         postgresql_where=sa.text("finished_at IS NULL"),
     ),
     sa.Index("ix_cdn_refreshes_requested_at", "requested_at"),
+    sa.Index("ix_cdn_refreshes_owner_id", "collection", "owner_id", "requested_at"),
+    sa.Index("ix_cdn_refreshes_expired", "collection", "finished_at", postgresql_where=sa.text("answer = 'expired'")),
 )
 
 # Published URLs as a stranger gets them: a row per URL and probe.
@@ -452,7 +468,7 @@ alerts = sa.Table(
     _id(),
     sa.Column("rule", sa.String(60), nullable=False),
     sa.Column("subject", sa.Text, nullable=False, server_default=""),  # which of several: a host, a job, a check
-    sa.Column("severity", sa.String(10), nullable=False),
+    sa.Column("severity", sa.String(10), nullable=False),  # the gravest since it fires
     sa.Column("words", sa.Text, nullable=False),
     # pending: true, but not for long enough; firing; resolved.
     sa.Column("state", sa.String(10), nullable=False, server_default="pending"),
@@ -460,10 +476,14 @@ alerts = sa.Table(
     sa.Column("fired_at", _time),
     sa.Column("clear_since", _time),  # while firing: since when it is no longer true
     sa.Column("resolved_at", _time),
-    sa.Column("told_firing_at", _time),  # when somebody was told; null: nobody yet
+    sa.Column("told_severity", sa.String(10)),  # the gravest that everybody was told; null: not told yet
+    sa.Column("told_firing_at", _time),
     sa.Column("told_resolved_at", _time),
-    sa.Column("tell_after", _time),  # the next attempt to tell, after one that failed
+    sa.Column("untold", ARRAY(sa.Text)),  # receivers that have not taken the present message; null: none has yet
+    sa.Column("tell_after", _time),  # the next attempt to tell: after one that failed, or is being made
     sa.Column("telling_failed", sa.Text),
+    # Of rules whose findings differ from machine to machine: who sees it (program@machine), and when it was last seen.
+    sa.Column("seen_from", JSONB, nullable=False, server_default=sa.text("'{}'")),
     _updated(),
     sa.CheckConstraint("state IN ('pending', 'firing', 'resolved')", name="state"),
     sa.CheckConstraint("severity IN ('info', 'warning', 'critical')", name="severity"),

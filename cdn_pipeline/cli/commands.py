@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from cdn_pipeline.cli import delivery_commands, picture_commands
 from cdn_pipeline.cli.errors import explained, explained_with_status_1
-from cdn_pipeline.collections import SHARDS
+from cdn_pipeline.cli.options import Priorities, Shards
 from cdn_pipeline.settings import load_settings
 
 app = typer.Typer(
@@ -17,23 +18,11 @@ app = typer.Typer(
 )
 queue_app = typer.Typer(no_args_is_help=True, help="Take jobs out of every run's reach, and give them back.")
 app.add_typer(queue_app, name="queue")
-
-
-def _require_shards(shards: list[str] | None) -> list[str] | None:
-    for shard in shards or ():
-        if shard not in SHARDS:
-            raise typer.BadParameter(f"{shard!r} is no shard: they are {SHARDS[0]} to {SHARDS[-1]}")
-    return shards
+app.add_typer(picture_commands.app)
+app.add_typer(delivery_commands.app)
 
 
 Port = Annotated[int, typer.Option(help="The port on 127.0.0.1.", min=1, max=65535)]
-Shards = Annotated[
-    list[str] | None,
-    typer.Option("--shard", help="Only this shard; may be given several times.", callback=_require_shards),
-]
-Priorities = Annotated[
-    list[int] | None, typer.Option("--priority", help="Only this priority; may be given several times.", min=1, max=10)
-]
 
 
 @app.command()
@@ -63,15 +52,38 @@ def dev(port: Annotated[int, typer.Option(help="The port of Dagster's UI on 127.
 
 @app.command()
 @explained
-def serve(port: Port = 8000) -> None:
-    """Serve renditions from a local folder store, with the headers that the CDN sends."""
-    import uvicorn
+def serve(
+    port: Port = 8000,
+    host: Annotated[str, typer.Option(help="The address to listen on: 0.0.0.0 for all.")] = "127.0.0.1",
+    watch: Annotated[
+        bool | None,
+        typer.Option("--watch/--no-watch", help="Evaluate alerts every 10 s; by default if ALERT_URLS is set."),
+    ] = None,
+) -> None:
+    """Serve the API (docs/api.md), and renditions of a local folder store as the CDN would.
 
-    from cdn_pipeline.api.app import create_app
-    from cdn_pipeline.demo.processes import require_free
+    Of several such processes let one watch: each would tell that the catalog is away.
+    """
+    from cdn_pipeline.cli.serving import run_server
 
-    require_free(port)
-    uvicorn.run(create_app(load_settings()), host="127.0.0.1", port=port, log_level="warning", access_log=False)
+    run_server(load_settings(), host=host, port=port, watch=watch)
+
+
+@app.command()
+@explained
+def doctor(
+    ask: Annotated[bool, typer.Option("--ask", help="Put one question to the provider, which costs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: the same as JSON.")] = False,
+) -> None:
+    """Say what is wrong with this set-up and what to do about it; exit status 1 if something does not work.
+
+    Looks at configuration, machine, both databases, both stores (a throw-away object in each), CDN, Dagster and the
+    credentials. Run it after every change of `.env`, and when something is odd. It prints no secret.
+    """
+    from cdn_pipeline.cli.doctor import examine_deployment
+
+    if not examine_deployment(Console(), ask_provider=ask, as_json=as_json):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -99,6 +111,19 @@ def status(
     from cdn_pipeline.cli.status import show_status
 
     if not show_status(load_settings(), Console(), as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command()
+@explained
+def alerts(
+    test: Annotated[bool, typer.Option("--test", help="Send a test message to everybody in ALERT_URLS.")] = False,
+) -> None:
+    """Show what fires, what was told and what is over; exit status 1 if something fires, or a test does not arrive."""
+    from cdn_pipeline.cli.alerts import show_alerts, tell_test
+
+    settings, console = load_settings(), Console()
+    if not (tell_test(settings, console) if test else show_alerts(settings, console)):
         raise typer.Exit(1)
 
 

@@ -36,9 +36,11 @@ def _explained(command: Callable[_P, _T], *, status: int) -> Callable[_P, _T]:
         from cdn_pipeline.collections import UnknownRecipeError
         from cdn_pipeline.demo.photographs import PhotographsMissingError
         from cdn_pipeline.demo.processes import ChildFailedError
+        from cdn_pipeline.sources.app_database import SourceSchemaError
         from cdn_pipeline.store.objects import StoreUnavailable
         from cdn_pipeline.upkeep.clean_up import WrongCatalogError
         from cdn_pipeline.upkeep.rebuild import DamagedTombstoneError
+        from cdn_pipeline.upkeep.rollback_drill import DrillRefusedError
         from cdn_pipeline.upkeep.verify import WrongStoreError
 
         try:
@@ -48,8 +50,10 @@ def _explained(command: Callable[_P, _T], *, status: int) -> Callable[_P, _T]:
             ChildFailedError,
             ConfigurationError,
             DamagedTombstoneError,
+            DrillRefusedError,
             EmbeddedPostgresError,
             PhotographsMissingError,
+            SourceSchemaError,
             StoreUnavailable,
             UnknownRecipeError,
             WrongCatalogError,

@@ -1,8 +1,6 @@
 """`cdn-pipeline explain`: an image's whole story on a terminal."""
 
-import json
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -23,6 +21,7 @@ from cdn_pipeline.cli.sections import (
 )
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.observe.lookup import MOST_IMAGES, Reading, find_images
+from cdn_pipeline.observe.provider import ProviderAnswer, provider_answers
 from cdn_pipeline.observe.snapshot import snapshot
 from cdn_pipeline.observe.story import ImageStory, JobStory, UrlStory, tell_stories
 from cdn_pipeline.observe.times import at, clock, distance
@@ -50,6 +49,7 @@ def explain_images(settings: Settings, console: Console, subject: str, *, every:
     with open_catalog(settings) as engine, snapshot(engine) as now:
         found = find_images(now.connection, INSTAGRAM, subject)
         stories = tell_stories(now, INSTAGRAM, found.image_ids)
+        answers = provider_answers(now.connection, INSTAGRAM, [story.owner_id for story in stories])
     if not stories:
         _say_nothing_found(console, subject, found.readings)
         return False
@@ -57,7 +57,7 @@ def explain_images(settings: Settings, console: Console, subject: str, *, every:
         _print_table(console, stories, found.readings[0])
     if len(stories) == 1 or every:
         for story in stories:
-            _Teller(console, verbose, has_provider=settings.has_provider).tell(story)
+            _Teller(console, verbose, answers, has_provider=settings.has_provider).tell(story)
     return True
 
 
@@ -94,9 +94,12 @@ def _style(reason: Why) -> str:
 class _Teller:
     """Tells stories on a console, section by section."""
 
-    def __init__(self, console: Console, verbose: bool, *, has_provider: bool) -> None:
+    def __init__(
+        self, console: Console, verbose: bool, answers: Mapping[str, ProviderAnswer], *, has_provider: bool
+    ) -> None:
         self._console = console
         self._verbose = verbose
+        self._answers = answers
         self._has_provider = has_provider
 
     def tell(self, story: ImageStory) -> None:
@@ -104,8 +107,8 @@ class _Teller:
         print_title(self._console, f"{story.source_type} {story.image_id}: {reason.state}")
         self._console.print(as_text(reason.words, style=_style(reason)))
         if reason.state is QueueState.FAILED:
-            self._console.print("To try its owner's images again all the same:", highlight=False)
-            print_lines(self._console, [_retry_command(story)])
+            self._console.print("To try it again all the same:", highlight=False)
+            print_lines(self._console, [f"cdn-pipeline retry {story.image_id}"])
         print_facts(self._console, "What it is", _nature(story))
         print_facts(self._console, "Where it can be had", self._sources(story))
         print_facts(self._console, "Stored original", _original(story))
@@ -124,6 +127,8 @@ class _Teller:
         yield "rank", _rank(current.rank)
         yield "lifetime", _expiry(current, story)
         yield "observed", f"{at(story.observed_at, story.now)}, last checked {distance(story.last_checked, story.now)}"
+        if answer := self._answers.get(story.owner_id):
+            yield "provider", answer.words(story.now)
         if not story.seen_alive:
             yield "", Text("arrived dead: no URL of this picture was alive when we first saw it", style="yellow")
         if story.removed_at:
@@ -234,16 +239,3 @@ def _work(job: JobStory) -> str:
     amounts = (("in", job.bytes_in), ("out", job.bytes_out))
     times = [f"{stage} {milliseconds:,} ms" for stage, milliseconds in stages if milliseconds is not None]
     return ", ".join(times + [f"{decimal(count)} {way}" for way, count in amounts if count is not None])
-
-
-def _retry_command(story: ImageStory) -> str:
-    """A run of the image's shard that tries its owner's images again, due or not."""
-    config = {"ops": {"mirrored_images": {"config": {"force": True, "owner_ids": [story.owner_id]}}}}
-    return (
-        "dagster job execute -m cdn_pipeline.definitions -j publish_images "
-        f"--tags {_as_argument({'dagster/partition': story.shard})} -c <(echo {_as_argument(config)})"
-    )
-
-
-def _as_argument(value: object) -> str:
-    return shlex.quote(json.dumps(value))

@@ -5,6 +5,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from cdn_pipeline.catalog.sessions import open_catalog, transaction
+from cdn_pipeline.cli.runs import run_command
 from cdn_pipeline.cli.sections import add_row, as_text, counted, new_table, print_lines, print_title
 from cdn_pipeline.collections import INSTAGRAM, SHARDS
 from cdn_pipeline.settings import Settings
@@ -14,12 +15,6 @@ from cdn_pipeline.upkeep.rollout import (
     resume_rollout,
     rollout_status,
     start_rollout,
-)
-
-_RUN_NOW = (
-    "dagster job execute -m cdn_pipeline.definitions -j publish_images "
-    f"""--tags '{{"dagster/asset_partition_range_start": "{SHARDS[0]}", """
-    f""""dagster/asset_partition_range_end": "{SHARDS[-1]}"}}'"""
 )
 
 
@@ -38,7 +33,7 @@ def start(settings: Settings, console: Console, recipe: str, *, force: bool) -> 
     let_go = f" and let {counted(step.let_go, 'job')} go that had been on hold" if step.let_go else ""
     words = f"Opened {counted(step.total, 'job')} of {recipe}{let_go}."
     console.print(as_text(f"{words} The sensor starts runs for them in the bulk lane; without it:"))
-    print_lines(console, [_RUN_NOW])
+    print_lines(console, [run_command()])
 
 
 def _progress(console: Console) -> Progress:

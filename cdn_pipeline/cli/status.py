@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import pydantic_core
@@ -13,9 +14,11 @@ from cdn_pipeline.cli.sections import Fact, add_row, counted, new_table, print_f
 from cdn_pipeline.collections import INSTAGRAM, SHARD_COUNT
 from cdn_pipeline.observe.health import CheckUp, Health, check_up
 from cdn_pipeline.observe.overview import FreshUrls, Overview, look_over
+from cdn_pipeline.observe.refreshes import Refreshes
 from cdn_pipeline.observe.snapshot import snapshot
 from cdn_pipeline.observe.thresholds import LOST_LATELY
 from cdn_pipeline.observe.times import clock, distance, span
+from cdn_pipeline.queue.delivery_policy import DeliveryPolicy
 from cdn_pipeline.queue.erasures import list_erasures
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.upkeep.rollout import RolloutStatus, rollout_status
@@ -83,6 +86,10 @@ def _facts(
     yield "last 24 h", f"{counted(last_day.completed, 'image')} completed, {last_day.failed:,} failed or still retrying"
     yield "sources", _sources(overview)
     yield "fresh URLs", _fresh_urls(overview.fresh_urls, has_provider)
+    if overview.refreshes.waiting or overview.refreshes.expired:
+        yield "refreshes", _refreshes(overview.refreshes)
+    if not overview.policy.is_everybody:
+        yield "delivery", policy_words(overview.policy, overview.now)
     if unfinished:
         yield "erasures", Text(f"{unfinished:,} not finished: `cdn-pipeline erase` shows why", style="bold red")
     for rollout in rollouts:
@@ -113,6 +120,23 @@ def _fresh_urls(fresh_urls: FreshUrls, has_provider: bool) -> Text:
     if fresh_urls.refused:
         return Text(f"{waiting}; {fresh_urls.refused}", style="bold red")
     return Text(f"{waiting}; today {fresh_urls.answered_today:,} of {fresh_urls.asked_today:,} requests answered")
+
+
+def _refreshes(refreshes: Refreshes) -> Text:
+    oldest = f", the oldest for {span(refreshes.age)}" if refreshes.age else ""
+    words = Text(f"{counted(refreshes.waiting, 'profile')} that users want fetched again{oldest}")
+    if refreshes.expired:
+        words.append(f"; no run came to {refreshes.expired:,} in the last hour", style="yellow")
+    return words
+
+
+def policy_words(policy: DeliveryPolicy, now: datetime) -> Text:
+    """Whose pictures frontends are given CDN URLs of, on one line."""
+    if policy.off_since is None:
+        return Text(f"CDN URLs of {policy.percentage} % of the profiles")
+    back = f"back by itself {distance(policy.off_until, now)}" if policy.off_until else "`cdn-pipeline cdn on` ends it"
+    words = f"switched off {distance(policy.off_since, now)}; {back}, then CDN URLs of {policy.percentage} %"
+    return Text(f"{words} of the profiles", style="bold yellow")
 
 
 def rollout_words(rollout: RolloutStatus) -> str:

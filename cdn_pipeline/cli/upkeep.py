@@ -13,6 +13,7 @@ from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.store.objects import ObjectStore
 from cdn_pipeline.upkeep.clean_up import Cleaned, CleanUp, Kind, grace_of
+from cdn_pipeline.upkeep.erase import Eraser
 from cdn_pipeline.upkeep.stores import Part, open_stores
 from cdn_pipeline.upkeep.survey import Survey
 from cdn_pipeline.upkeep.verify import Verification, Verified
@@ -23,14 +24,16 @@ def clean_up(settings: Settings, console: Console, *, delete: bool, limit: int, 
     done: dict[Kind, Cleaned] = {}
     with open_catalog(settings) as engine, _progress(console) as progress:
         bar = progress.add_task("cleaning up", total=None)
+        eraser = Eraser.of(settings, engine)
         work = CleanUp(
             engine,
             INSTAGRAM,
-            open_stores(settings),
+            eraser.stores,
             grace_of(settings),
             limit=limit,
             dry_run=not delete,
             force=force,
+            eraser=eraser,
         )
         for cleaned in work.run():
             done[cleaned.kind] = cleaned

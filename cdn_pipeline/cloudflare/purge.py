@@ -8,7 +8,15 @@ import httpx
 import stamina
 from pydantic import SecretStr
 
-API_URL = "https://api.cloudflare.com/client/v4"
+from cdn_pipeline.cloudflare.answers import (
+    API_URL,
+    PASSING,
+    PassingError,
+    json_of,
+    reason_in,
+    retry_after,
+    retry_within,
+)
 
 # Cloudflare's pages name 30 for prefixes and 100 for anything on every plan.
 MAX_PREFIXES = 30
@@ -17,7 +25,7 @@ MAX_FILES = 100
 # On the free plan 25 prefix requests may come at once and 5 in a minute after that.
 _ATTEMPTS = 4
 _PATIENCE_SECONDS = 90.0
-_MAX_RETRY_AFTER_SECONDS = 60.0
+_WORTH_A_RETRY = retry_within(60.0)
 _TIMEOUT = httpx.Timeout(20.0, connect=5.0)
 
 
@@ -25,12 +33,8 @@ class PurgeFailedError(Exception):
     """Cloudflare did not purge; the message has its reason and what to do, and never the token."""
 
 
-class _PassingError(PurgeFailedError):
+class _PassingPurgeFailedError(PassingError, PurgeFailedError):
     """Worth another attempt."""
-
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
-        super().__init__(reason)
-        self.retry_after = retry_after
 
 
 class CachePurge:
@@ -79,7 +83,7 @@ class CachePurge:
 
     async def _purge(self, what: dict[str, Any]) -> None:
         retries = stamina.retry_context(
-            on=_retry_delay, attempts=_ATTEMPTS, timeout=_PATIENCE_SECONDS, wait_initial=0.5, wait_max=10.0
+            on=_WORTH_A_RETRY, attempts=_ATTEMPTS, timeout=_PATIENCE_SECONDS, wait_initial=0.5, wait_max=10.0
         )
         async for attempt in retries:
             with attempt:
@@ -89,45 +93,17 @@ class CachePurge:
         try:
             response = await self._client.post(self._url, json=what)
         except httpx.TransportError as error:
-            raise _PassingError(f"Cloudflare cannot be reached: {type(error).__name__}") from error
-        if response.is_success and _answer(response).get("success") is True:
+            raise _PassingPurgeFailedError(f"Cloudflare cannot be reached: {type(error).__name__}") from error
+        answer = json_of(response)
+        if response.is_success and answer.get("success") is True:
             return
-        reason = f"Cloudflare answers {response.status_code} to the purge: {_reason(response)}"
-        match response.status_code:
-            case 429 | 500 | 502 | 503 | 504:
-                raise _PassingError(reason, _retry_after(response))
-            case 400 | 401 | 403 | 404:
-                reason += "; check CF_ZONE_ID, and that CF_API_TOKEN may purge the cache of this zone"
+        reason = f"Cloudflare answers {response.status_code} to the purge: {reason_in(answer)}"
+        if response.status_code in PASSING:
+            raise _PassingPurgeFailedError(reason, retry_after(response))
+        if response.status_code in (400, 401, 403, 404):
+            reason += "; check CF_ZONE_ID, and that CF_API_TOKEN may purge the cache of this zone"
         raise PurgeFailedError(reason)
 
 
 def _batches(things: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (things[start : start + size] for start in range(0, len(things), size))
-
-
-def _retry_delay(error: Exception) -> bool | float:
-    if not isinstance(error, _PassingError):
-        return False
-    return True if error.retry_after is None else error.retry_after
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds, if the header tells them and they are worth waiting for."""
-    header = response.headers.get("Retry-After", "")
-    return min(float(header), _MAX_RETRY_AFTER_SECONDS) if header.isdecimal() else None
-
-
-def _answer(response: httpx.Response) -> dict[str, Any]:
-    try:
-        answer = response.json()
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
-
-
-def _reason(response: httpx.Response) -> str:
-    """Cloudflare's own words: `errors` is a list of objects with `code` and `message`."""
-    errors = _answer(response).get("errors")
-    listed = errors if isinstance(errors, list) else []
-    words = [f"{error.get('message')} ({error.get('code')})" for error in listed if isinstance(error, dict)]
-    return ", ".join(words)[:400] or "without a reason"

@@ -1,5 +1,6 @@
 """Discovery: source rows in, changed images and their jobs in the catalog."""
 
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from cdn_pipeline.queue.intake import known_images, lock_images, record
 from cdn_pipeline.queue.presence import mark_removed, mark_sighted, unsighted_images
 from cdn_pipeline.queue.tombstones import Candidate, kept_out
 from cdn_pipeline.queue.watermarks import advance_watermarks, read_watermarks
-from cdn_pipeline.sources.app_database import SourceBatch, read_references
+from cdn_pipeline.sources.app_database import PROFILES_PER_BATCH, SourceBatch, read_profiles, read_references
 from cdn_pipeline.sources.changes import Watermark, marks_of_now, missing_rows, read_changed_references
 from cdn_pipeline.sources.discovery import Change, ImageKey, ImageReference, Sighting, compare
 
@@ -78,10 +79,7 @@ class _Scan:
         began = transaction(self.catalog, catalog_time)
         found = {shard: Discovered(shard, every_row=self.every_row) for shard in shards}
         for batch in batches:
-            work = partial(take_in, collection=self.collection, references=batch.references)
-            sightings = transaction(self.catalog, work)
-            keys = [sighting.reference.key for sighting in sightings]
-            transaction(self.catalog, partial(mark_sighted, keys=keys))
+            sightings = _take_in_rows(self.catalog, self.collection, batch)
             _count(found, batch, sightings, began)
             reached = max(batch.profiles)
             yield from self._finish([found.pop(shard) for shard in list(found) if shard < reached], began)
@@ -110,6 +108,20 @@ class _Scan:
                 gone = [asset_id for asset_id, row in images.items() if row in missing]
                 removed += transaction(self.catalog, partial(mark_removed, asset_ids=gone, since=began))
         return removed
+
+
+def discover_owners(source: sa.Engine, catalog: sa.Engine, collection: Collection, owner_ids: Sequence[str]) -> None:
+    """Compares the source rows of these owners with the catalog, whatever was read before."""
+    for start in range(0, len(owner_ids), PROFILES_PER_BATCH):
+        some = [uuid.UUID(owner_id) for owner_id in owner_ids[start : start + PROFILES_PER_BATCH]]
+        _take_in_rows(catalog, collection, read_profiles(source, some))
+
+
+def _take_in_rows(catalog: sa.Engine, collection: Collection, batch: SourceBatch) -> list[Sighting]:
+    sightings = transaction(catalog, partial(take_in, collection=collection, references=batch.references))
+    keys = [sighting.reference.key for sighting in sightings]
+    transaction(catalog, partial(mark_sighted, keys=keys))
+    return sightings
 
 
 def take_in(connection: sa.Connection, collection: Collection, references: Sequence[ImageReference]) -> list[Sighting]:

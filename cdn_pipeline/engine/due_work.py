@@ -13,6 +13,7 @@ from cdn_pipeline.collections import SHARDS, Collection
 from cdn_pipeline.queue.demand import Demand, demand_by_shard
 from cdn_pipeline.queue.due import Selection
 from cdn_pipeline.queue.leases import release_dead_leases
+from cdn_pipeline.queue.refreshes import expire_refreshes, shards_to_refresh
 from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.queue.watermarks import advance_watermarks, read_watermarks
 from cdn_pipeline.sources.changes import SourceChanges, Watermark, changed_shards
@@ -29,6 +30,7 @@ class DueWork:
     demands: Mapping[str, Demand]
     changed: frozenset[str]  # shards with source rows that nobody has read yet
     source_read_until: datetime | None  # the latest watermark, by the source's clock
+    refreshes: frozenset[str] = frozenset()  # shards with owners that users want fetched again
 
 
 class DatabaseUnreachableError(Exception):
@@ -49,7 +51,7 @@ source_answers = partial(_answering, "the application database", "SOURCE_DATABAS
 
 
 def look_for_due_work(source: sa.Engine, catalog: sa.Engine, collection: Collection) -> DueWork:
-    """Looks at all shards. What dead runs had in hand becomes due again.
+    """Looks at all shards. What dead runs had in hand becomes due again; refreshes that nobody came to are closed.
 
     Watermarks of shards in which nothing changed follow the source's clock, so that no look has to go far back.
 
@@ -69,12 +71,14 @@ def look_for_due_work(source: sa.Engine, catalog: sa.Engine, collection: Collect
 
 def _look_at_queue(connection: sa.Connection, collection: Collection) -> tuple[DueWork, Mapping[str, Watermark]]:
     release_dead_leases(connection, SHARDS)
+    expire_refreshes(connection)
     watermarks = read_watermarks(connection, collection)
     work = DueWork(
         now=catalog_time(connection),
         demands=demand_by_shard(connection, Selection(collection, frozenset(Stage))),
         changed=frozenset(),
         source_read_until=max((mark.scanned_at for mark in watermarks.values()), default=None),
+        refreshes=shards_to_refresh(connection, collection),
     )
     return work, watermarks
 

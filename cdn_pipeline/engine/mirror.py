@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 import sqlalchemy as sa
 
@@ -29,7 +30,7 @@ from cdn_pipeline.queue.due import Selection
 from cdn_pipeline.queue.leases import Run, hold_run
 from cdn_pipeline.queue.retries import longest_wait_in_run
 from cdn_pipeline.settings import Settings
-from cdn_pipeline.store.objects import ObjectStore, cache_control
+from cdn_pipeline.store.objects import REQUEST_TIMEOUT, ObjectStore, cache_control
 from cdn_pipeline.store.originals import OriginalStore
 
 TRANSCODE_CPU_SECONDS = 30.0  # a 50-megapixel photograph takes about 2, alpha up to 9; on the clock all of an attempt
@@ -62,7 +63,7 @@ class Mirror:
     def __enter__(self) -> "Mirror":
         with ExitStack() as stack:
             self.pool = WorkerPool(
-                workers=_cores(),
+                workers=usable_cores(),
                 task_seconds=IMAGE_SECONDS,
                 cpu_seconds=TRANSCODE_CPU_SECONDS,
                 modules=["cdn_pipeline.media.transcode"],
@@ -187,12 +188,12 @@ class _StreamThread:
             self._items.put(Progress(stream.tally(), stream.open_shards))
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """The cores that this process may use, which in a container can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def open_store(settings: Settings, url: str) -> ObjectStore:
+def open_store(settings: Settings, url: str, *, timeout: timedelta = REQUEST_TIMEOUT) -> ObjectStore:
     """The store at `settings.objects_url` or `settings.originals_url`, with the settings' endpoint and credentials."""
     secret = settings.r2_secret_access_key
     return ObjectStore.from_url(
@@ -200,4 +201,5 @@ def open_store(settings: Settings, url: str) -> ObjectStore:
         endpoint_url=settings.s3_endpoint_url,
         access_key_id=settings.r2_access_key_id,
         secret_access_key=secret.get_secret_value() if secret else None,
+        timeout=timeout,
     )

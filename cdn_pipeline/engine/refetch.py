@@ -6,8 +6,10 @@ The application database is not written: the catalog prefers the later observati
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import partial
 from typing import TypeVar
 
@@ -27,6 +29,7 @@ from cdn_pipeline.queue.fresh_urls import (
     note_answer,
     note_refused,
     owners_wanting_urls,
+    refused_lately,
 )
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.sources.app_database import read_usernames
@@ -34,12 +37,9 @@ from cdn_pipeline.sources.decodo import Decodo
 from cdn_pipeline.sources.discovery import Change, ImageReference, Sighting
 from cdn_pipeline.sources.provider import NoProfile, ProvidedProfile, Provider, ProviderRefusedError, Refusal
 
-NO_PROVIDER = "no provider configured"
-
 _OUTAGE = frozenset({Refusal.RATE_LIMITED, Refusal.UNAVAILABLE})
 
 _OWNERS_LOOKED_AT = 10_000  # 1 MB; no plan's daily budget is larger by far
-_MINUTES = 15.0  # then nobody else is asked for: what is due in the same run waits meanwhile
 
 _T = TypeVar("_T")
 
@@ -51,6 +51,17 @@ class Patience:
     owners_at_once: int = 50
     rounds: int = 3  # empty and blocked answers are common with public profiles, rarely three in a row
     pause_seconds: float = 10.0  # between two rounds
+    seconds: float = 900.0  # then nobody else is asked for: what is due in the same run waits meanwhile
+
+
+class Stopped(StrEnum):
+    """Why not everybody was asked for."""
+
+    NO_PROVIDER = "no provider configured"
+    BUDGET_SPENT = "today's budget is spent"
+    TIME_IS_OVER = "the time for it is over"
+    NO_ANSWERS = "the provider answers nothing"
+    REFUSED = "the provider refuses us"
 
 
 @dataclass(slots=True)
@@ -61,10 +72,38 @@ class Refetched:
     answered: Counter[str] = field(default_factory=Counter)  # owners, with pictures
     fresh_urls: Counter[str] = field(default_factory=Counter)  # images
     still_waiting: Counter[str] = field(default_factory=Counter)  # images that want a fresh URL
-    refusals: Counter[Refusal] = field(default_factory=Counter)  # owners that came without pictures
-    turned_private: list[str] = field(default_factory=list)  # of these, by id
+    answers: dict[str, Refusal | None] = field(default_factory=dict)  # by owner; None: with pictures
+    unnamed: set[str] = field(default_factory=set)  # owners without a user name to ask for
     budget_left: int | None = None  # requests, of today
-    stopped: str | None = None  # why not everybody was asked for
+    stopped: Stopped | None = None
+    refused: str | None = None  # the provider's words, if it refuses us
+
+    @property
+    def why_stopped(self) -> str | None:
+        """In words; the provider's own if it refuses us."""
+        return self.refused or (self.stopped and self.stopped.value)
+
+    @property
+    def refusals(self) -> Counter[Refusal]:
+        """How many owners came without pictures, and why."""
+        return Counter(refusal for refusal in self.answers.values() if refusal)
+
+    @property
+    def turned_private(self) -> list[str]:
+        """Of these, the ids of those that are private."""
+        return [owner_id for owner_id, refusal in self.answers.items() if refusal is Refusal.PRIVATE]
+
+
+@contextmanager
+def configured_provider(settings: Settings) -> Iterator[tuple[Provider, Allowance] | None]:
+    """The provider that the environment names, and how much it may be asked; None without one."""
+    provider = Decodo.from_settings(settings)
+    if provider is None:
+        yield None
+        return
+    allowance = Allowance(provider.name, settings.decodo_requests_per_day, settings.decodo_requests_per_second)
+    with provider:
+        yield provider, allowance
 
 
 def refetch_configured(
@@ -75,13 +114,11 @@ def refetch_configured(
     Raises:
         SourceSchemaError: the application database has no user names.
     """
-    provider = Decodo.from_settings(settings)
-    if provider is None:
-        waiting = transaction(catalog, partial(images_wanting_urls, collection=collection, shards=shards))
-        return Refetched(still_waiting=waiting, stopped=NO_PROVIDER)
-    allowance = Allowance(provider.name, settings.decodo_requests_per_day, settings.decodo_requests_per_second)
-    with provider:
-        return refetch(provider, allowance, source, catalog, collection, shards)
+    with configured_provider(settings) as configured:
+        if configured is None:
+            waiting = transaction(catalog, partial(images_wanting_urls, collection=collection, shards=shards))
+            return Refetched(still_waiting=waiting, stopped=Stopped.NO_PROVIDER)
+        return refetch(*configured, source, catalog, collection, shards)
 
 
 def refetch(
@@ -101,11 +138,48 @@ def refetch(
         SourceSchemaError: the application database has no user names.
     """
     session = _Session(provider, allowance, source, catalog, collection, patience or Patience())
-    session.ask_for_all(shards)
+    wanting = partial(owners_wanting_urls, collection=collection, shards=shards, limit=_OWNERS_LOOKED_AT)
+    session.ask_for_all(transaction(catalog, wanting))
     found = session.found
     found.still_waiting = transaction(catalog, partial(images_wanting_urls, collection=collection, shards=shards))
     found.budget_left = transaction(catalog, partial(budget_left, allowance=allowance))
     return found
+
+
+def refetch_owners(
+    provider: Provider,
+    allowance: Allowance,
+    source: sa.Engine,
+    catalog: sa.Engine,
+    collection: Collection,
+    owners: Sequence[Owner],
+    patience: Patience,
+    heard: Callable[[str, Refusal | None], None],
+) -> Refetched:
+    """Asks for these owners out of their turn, in their order: whether their images want it or not.
+
+    Who was private or gone within the last day is not asked for again.
+
+    Args:
+        provider: who is asked, as far as the allowance goes.
+        allowance: half of which is left to the nights.
+        source: the application database, for user names.
+        catalog: where answers are taken in.
+        collection: whose owners they are.
+        owners: whom to ask for.
+        patience: how often and how long.
+        heard: told each answer as soon as it is taken in, by the owner's id; None is an answer with pictures.
+
+    Raises:
+        SourceSchemaError: the application database has no user names.
+    """
+    session = _Session(provider, allowance, source, catalog, collection, patience, in_turn=False, heard=heard)
+    owner_ids = [owner.owner_id for owner in owners]
+    known = transaction(catalog, partial(refused_lately, collection=collection, owner_ids=owner_ids))
+    for owner_id, refusal in known.items():
+        session.tell(owner_id, refusal)
+    session.ask_for_all([owner for owner in owners if owner.owner_id not in known])
+    return session.found
 
 
 @dataclass(slots=True)
@@ -118,18 +192,28 @@ class _Session:
     catalog: sa.Engine
     collection: Collection
     patience: Patience
+    in_turn: bool = True
+    heard: Callable[[str, Refusal | None], None] | None = None
     found: Refetched = field(default_factory=Refetched)
+    began: float = field(default_factory=time.monotonic)
 
-    def ask_for_all(self, shards: Sequence[str]) -> None:
-        give_up = time.monotonic() + 60 * _MINUTES
-        wanted = self._write(lambda on: owners_wanting_urls(on, self.collection, shards, limit=_OWNERS_LOOKED_AT))
+    def ask_for_all(self, wanted: Sequence[Owner]) -> None:
         for start in range(0, len(wanted), self.patience.owners_at_once):
-            if time.monotonic() > give_up:
-                self.found.stopped = f"{_MINUTES:.0f} minutes are over"
+            if self._seconds_left() < 0:
+                self.found.stopped = Stopped.TIME_IS_OVER
             elif named := self._with_names(wanted[start : start + self.patience.owners_at_once]):
                 self._ask_for(named)
             if self.found.stopped:
                 return
+
+    def tell(self, owner_id: str, refusal: Refusal | None) -> None:
+        """What is known of an owner, and written; None: pictures."""
+        self.found.answers[owner_id] = refusal
+        if self.heard:
+            self.heard(owner_id, refusal)
+
+    def _seconds_left(self) -> float:
+        return self.began + self.patience.seconds - time.monotonic()
 
     def _with_names(self, owners: Sequence[Owner]) -> Mapping[str, Owner]:
         """Owners by user name, in their order. Of two with the same name the less urgent waits for another night."""
@@ -138,13 +222,19 @@ class _Session:
         for owner in owners:
             if name := names.get(uuid.UUID(owner.owner_id)):
                 named.setdefault(name, owner)
+            else:
+                self.found.unnamed.add(owner.owner_id)
         return named
 
     def _ask_for(self, named: Mapping[str, Owner]) -> None:
         owner_ids = [owner.owner_id for owner in named.values()]
-        grant = self._write(lambda on: claim_owners(on, self.collection, self.allowance, owner_ids))
-        if len(grant.owner_ids) < len(owner_ids) and not grant.budget_left:
-            self.found.stopped = "today's budget is spent"
+        claim = partial(claim_owners, collection=self.collection, allowance=self.allowance, owner_ids=owner_ids)
+        seconds = self._seconds_left()
+        grant = self._write(partial(claim, in_turn=self.in_turn, within_seconds=seconds))
+        if grant.wait_seconds > seconds:
+            self.found.stopped = Stopped.TIME_IS_OVER
+        elif len(grant.owner_ids) < len(owner_ids) and not grant.budget_left:
+            self.found.stopped = Stopped.BUDGET_SPENT
         pending = {name: owner for name, owner in named.items() if owner.owner_id in grant.owner_ids}
         self.found.asked.update(owner.shard for owner in pending.values())
         try:
@@ -159,24 +249,28 @@ class _Session:
         time.sleep(wait_seconds)
         self._round(list(pending), pending, refusals)
         for _ in range(self.patience.rounds - 1):
-            if len(pending) == owners and _OUTAGE.issuperset(refusals.values()):
+            is_late = self._seconds_left() < self.patience.pause_seconds
+            if is_late or (len(pending) == owners and _OUTAGE.issuperset(refusals.values())):
                 break
-            if again := self._granted_again(pending):
-                time.sleep(self.patience.pause_seconds)
-                self._round(again, pending, refusals)
+            self._ask_again(pending, refusals)
         if len(pending) == owners > 1:  # which tells of the provider, and nothing of them
-            self.found.stopped = "the provider answers nothing"
+            self.found.stopped = Stopped.NO_ANSWERS
             refusals = dict.fromkeys(pending, Refusal.UNAVAILABLE)
         for name in list(pending):
             self._note(pending.pop(name), refusals[name])
 
-    def _granted_again(self, pending: Mapping[str, Owner]) -> list[str]:
-        """The user names of `pending` that the budget lets ask for once more."""
+    def _ask_again(self, pending: dict[str, Owner], refusals: dict[str, Refusal]) -> None:
+        """A further round, with those of `pending` that budget and time let ask for."""
         if not pending:
-            return []
+            return
         owner_ids = [owner.owner_id for owner in pending.values()]
-        grant = self._write(lambda on: ask_again(on, self.allowance, owner_ids))
-        return [name for name, owner in pending.items() if owner.owner_id in grant.owner_ids]
+        again = partial(ask_again, allowance=self.allowance, owner_ids=owner_ids)
+        grant = self._write(partial(again, in_turn=self.in_turn, within_seconds=self._seconds_left()))
+        if grant.owner_ids:
+            time.sleep(max(self.patience.pause_seconds, grant.wait_seconds))
+            self._round(
+                [name for name, owner in pending.items() if owner.owner_id in grant.owner_ids], pending, refusals
+            )
 
     def _round(self, names: Sequence[str], pending: dict[str, Owner], refusals: dict[str, Refusal]) -> None:
         """Asks once; who may be asked again stays in `pending`, with the reason in `refusals`."""
@@ -198,10 +292,11 @@ class _Session:
 
         def work(connection: sa.Connection) -> list[Sighting]:
             sightings = take_in(connection, self.collection, self._references(connection, owner, profile))
-            note_answer(connection, self.collection, self.allowance, owner.owner_id, None)
+            note_answer(connection, self.collection, self.allowance, owner.owner_id, None, in_turn=self.in_turn)
             return sightings
 
         sightings = self._write(work)
+        self.tell(owner.owner_id, None)
         self.found.answered[owner.shard] += 1
         moved = (Change.CHANGED, Change.RESIGNED)
         self.found.fresh_urls[owner.shard] += sum(each.change in moved and each.alive for each in sightings)
@@ -217,17 +312,17 @@ class _Session:
         ]
 
     def _note(self, owner: Owner, refusal: Refusal) -> None:
-        self.found.refusals[refusal] += 1
-        if refusal is Refusal.PRIVATE:
-            self.found.turned_private.append(owner.owner_id)
-        self._write(lambda on: note_answer(on, self.collection, self.allowance, owner.owner_id, refusal))
+        note = partial(note_answer, collection=self.collection, allowance=self.allowance, owner_id=owner.owner_id)
+        self._write(partial(note, refusal=refusal, in_turn=self.in_turn))
+        self.tell(owner.owner_id, refusal)
 
     def _give_back(self, pending: Mapping[str, Owner], words: str) -> None:
         """A refusal is one failure for the operator, and no answer about anybody."""
-        self.found.stopped = words
+        self.found.stopped, self.found.refused = Stopped.REFUSED, words
         self.found.asked.subtract(owner.shard for owner in pending.values())
         owner_ids = [owner.owner_id for owner in pending.values()]
-        self._write(lambda on: note_refused(on, self.collection, self.allowance, owner_ids, words))
+        note = partial(note_refused, collection=self.collection, allowance=self.allowance, owner_ids=owner_ids)
+        self._write(partial(note, words=words, in_turn=self.in_turn))
 
     def _write(self, work: Callable[[sa.Connection], _T]) -> _T:
         return transaction(self.catalog, work)

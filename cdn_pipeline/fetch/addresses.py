@@ -15,6 +15,8 @@ from cdn_pipeline.settings import Network
 Address = IPv4Address | IPv6Address
 AddressInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 
+SocketFactory = Callable[[AddressInfo], socket.socket]
+
 PUBLIC_PORTS = frozenset({80, 443})
 
 # What `is_global` takes for public, and is not. Clouds serve a machine's credentials at two of them.
@@ -51,7 +53,7 @@ class AddressRefused(OSError):
         self.port = port
 
 
-def guarded_socket_factory(allowed_networks: Sequence[Network]) -> Callable[[AddressInfo], socket.socket]:
+def guarded_socket_factory(allowed_networks: Sequence[Network]) -> SocketFactory:
     """Makes aiohttp's `socket_factory`: a TCP socket for an address that may be dialled.
 
     The factory raises `AddressRefused` for all others, before any packet is sent.

@@ -36,7 +36,7 @@ class ShutHost:
 def shut_hosts(connection: sa.Connection, collection: Collection) -> tuple[ShutHost, ...]:
     """The hosts that are left alone, the longest first. A half-open one that no image waits for is no matter."""
     return tuple(
-        ShutHost(**{**row, "failure": FailureKind(row["failure"]) if row["failure"] else None})
+        ShutHost(**{**row, "failure": FailureKind.of(row["failure"]) if row["failure"] else None})
         for row in connection.execute(_SHUT_HOSTS, {"collection": collection.name}).mappings()
     )
 

@@ -2,22 +2,24 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from cdn_pipeline.catalog.sessions import catalog_time
-from cdn_pipeline.collections import Collection
+from cdn_pipeline.collections import BACKFILL_PRIORITY, Collection
 from cdn_pipeline.engine.tally import NOT_IN_RATE
 from cdn_pipeline.failures import Blame, FailureKind
 from cdn_pipeline.observe.feasibility import Feasibility, feasibility
 from cdn_pipeline.observe.hosts import ShutHost, shut_hosts
+from cdn_pipeline.observe.refreshes import Refreshes, refreshes
 from cdn_pipeline.observe.snapshot import Snapshot
 from cdn_pipeline.observe.standing import OldestDue, Scans, Watch, oldest_due, scans, watch
-from cdn_pipeline.observe.stats import HourStats, latest_hours
+from cdn_pipeline.observe.stats import HOUR, HourStats, latest_hours
 from cdn_pipeline.observe.thresholds import HEALTH_WINDOW, UNRENEWED_ERROR
+from cdn_pipeline.queue.delivery_policy import DeliveryPolicy, read_policy
 from cdn_pipeline.queue.due import IS_DUE
 from cdn_pipeline.queue.fresh_urls import WAITS
 from cdn_pipeline.queue.intake import IS_OPEN
@@ -62,19 +64,25 @@ class QueueLine:
 class FailureLine:
     """Images that are not completed because of one kind of failure."""
 
-    kind: FailureKind
+    kind: str
     images: int
     failed_for_good: int
-    blame: Blame
-    advice: str
+    blame: Blame | None  # None, like the advice: another version of the code knows this kind
+    advice: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class LastDay:
-    """Images by their last outcome within `HEALTH_WINDOW`; gone and expired ones are in neither."""
+class Outcomes:
+    """Images by their last outcome within some time; gone and expired ones are in neither."""
 
     completed: int
     failed: int  # or still retrying
+
+    @property
+    def success_rate(self) -> float | None:
+        """0 to 1; None if there is nothing to judge."""
+        judged = self.completed + self.failed
+        return self.completed / judged if judged else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +131,45 @@ class Overview:
     shut_hosts: tuple[ShutHost, ...]  # the longest shut first
     feasibility: Feasibility
     failures: tuple[FailureLine, ...]  # most images first
-    last_day: LastDay
+    last_hour: Outcomes
+    last_day: Outcomes
     hours: tuple[HourStats, ...]  # the latest first
     runs: tuple[RunLine, ...]
     watermarks: Watermarks
     scans: Scans
     fresh_urls: FreshUrls
+    refreshes: Refreshes = field(default_factory=Refreshes)
+    policy: DeliveryPolicy = field(default_factory=DeliveryPolicy)
+
+    @property
+    def depth(self) -> int:
+        """Open jobs of all priorities, but for those on hold."""
+        return sum(line.depth for line in self.queue)
+
+    @property
+    def due(self) -> int:
+        """Jobs that somebody could take now."""
+        return sum(line.due for line in self.queue)
+
+    @property
+    def retry_later(self) -> int:
+        """Jobs that wait for their next attempt."""
+        return sum(line.retry_later for line in self.queue)
+
+    @property
+    def in_hand(self) -> int:
+        """Jobs that runs work on."""
+        return sum(line.in_hand for line in self.queue)
+
+    @property
+    def held(self) -> int:
+        """Jobs on hold."""
+        return sum(line.held for line in self.queue)
+
+    @property
+    def urgent_depth(self) -> int:
+        """Of those, what somebody waits for: no backfill and no re-encoding."""
+        return sum(line.depth for line in self.queue if line.priority < BACKFILL_PRIORITY)
 
 
 def look_over(snapshot: Snapshot, collection: Collection) -> Overview:
@@ -145,12 +186,15 @@ def look_over(snapshot: Snapshot, collection: Collection) -> Overview:
         shut_hosts=shut_hosts(connection, collection),
         feasibility=feasibility(connection, collection),
         failures=_failures(unfinished),
-        last_day=_last_day(connection, collection),
+        last_hour=outcomes_within(connection, collection, HOUR),
+        last_day=outcomes_within(connection, collection, HEALTH_WINDOW),
         hours=tuple(latest_hours(connection, LAST_HOURS)),
         runs=_runs(snapshot, values),
         watermarks=Watermarks(**connection.execute(_WATERMARKS, values).mappings().one()),
         scans=scans(connection, collection, UNRENEWED_ERROR),
         fresh_urls=FreshUrls(**connection.execute(_FRESH_URLS, values).mappings().one()),
+        refreshes=refreshes(connection, collection),
+        policy=read_policy(connection),
     )
 
 
@@ -176,14 +220,17 @@ def _images(total: int, unfinished: Sequence[sa.Row[Any]]) -> Images:
 
 
 def _failures(unfinished: Sequence[sa.Row[Any]]) -> tuple[FailureLine, ...]:
-    images, for_good = Counter[FailureKind](), Counter[FailureKind]()
+    images, for_good = Counter[str](), Counter[str]()
     for row in unfinished:
         if row.failure_kind:
-            images[FailureKind(row.failure_kind)] += row.images
-            for_good[FailureKind(row.failure_kind)] += row.images * (row.status == ImageStatus.FAILED)
-    return tuple(
-        FailureLine(kind, count, for_good[kind], kind.blame, kind.advice) for kind, count in images.most_common()
-    )
+            images[row.failure_kind] += row.images
+            for_good[row.failure_kind] += row.images * (row.status == ImageStatus.FAILED)
+    return tuple(_failure(name, count, for_good[name]) for name, count in images.most_common())
+
+
+def _failure(name: str, images: int, for_good: int) -> FailureLine:
+    kind = FailureKind.of(name)
+    return FailureLine(name, images, for_good, kind.blame if kind else None, kind.advice if kind else None)
 
 
 _RETRY_LATER = (
@@ -202,7 +249,7 @@ _QUEUE = sa.text(f"""
 """)
 
 # Each image once, by its last outcome; one that is being retried has no later outcome than its last failure.
-_LAST_DAY = sa.text(f"""
+_OUTCOMES = sa.text(f"""
     SELECT count(*) FILTER (WHERE status = '{JobStatus.COMPLETED}') AS completed,
            count(*) FILTER (WHERE status <> '{JobStatus.COMPLETED}' AND failure_kind <> ALL(:not_in_rate)) AS failed
     FROM (
@@ -219,9 +266,10 @@ _LAST_DAY = sa.text(f"""
 """)
 
 
-def _last_day(connection: sa.Connection, collection: Collection) -> LastDay:
-    values = {"collection": collection.name, "window": HEALTH_WINDOW, "not_in_rate": sorted(NOT_IN_RATE)}
-    return LastDay(**connection.execute(_LAST_DAY, values).mappings().one())
+def outcomes_within(connection: sa.Connection, collection: Collection, window: timedelta) -> Outcomes:
+    """Counts the images by their last outcome within this time."""
+    values = {"collection": collection.name, "window": window, "not_in_rate": sorted(NOT_IN_RATE)}
+    return Outcomes(**connection.execute(_OUTCOMES, values).mappings().one())
 
 
 _RUNS = sa.text(f"""

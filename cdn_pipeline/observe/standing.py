@@ -105,6 +105,11 @@ class OldestDue:
     age: timedelta | None
     shard: str | None
 
+    @property
+    def seconds(self) -> float | None:
+        """Its age; None if none is due."""
+        return None if self.age is None else self.age.total_seconds()
+
 
 def oldest_due(connection: sa.Connection, collection: Collection) -> OldestDue:
     """Looks for the job that has been due longest."""

@@ -16,12 +16,14 @@ from sqlalchemy.dialects.postgresql import JSONB
 from cdn_pipeline.catalog.sessions import catalog_time
 from cdn_pipeline.engine.tally import NOT_IN_RATE
 from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.observe.storage import storage
 from cdn_pipeline.queue.housekeeping import JOBS_KEPT
 from cdn_pipeline.queue.intake import IS_OPEN
 from cdn_pipeline.queue.leases import BUSY_UNTIL_LAST_RENEWAL, LEASE
 from cdn_pipeline.queue.states import JobStatus
 
 HOUR = timedelta(hours=1)
+WEEK = timedelta(days=7)
 SETTLES_IN = LEASE
 
 
@@ -177,6 +179,37 @@ _WRITE = sa.text(f"""
 """).bindparams(sa.bindparam("error_categories", type_=JSONB))
 
 
+def note_storage(connection: sa.Connection, stats: HourStats) -> None:
+    """Stores what the stores hold now beside the hour that has just passed.
+
+    A reading, not a count: it stays when the hour is counted again, and an hour that is long over gets none.
+    """
+    if catalog_time(connection) < stats.start + 2 * HOUR:
+        found = storage(connection)
+        values = {"date": stats.date, "hour": stats.hour, "bytes": found.bytes, "objects": found.objects}
+        connection.execute(_NOTE_STORAGE, values)
+
+
+_NOTE_STORAGE = sa.text("""
+    UPDATE cdn_processing_stats SET storage_bytes = :bytes, storage_objects = :objects, updated_at = clock_timestamp()
+    WHERE date = :date AND hour = :hour AND storage_bytes IS NULL
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class StorageGrowth:
+    """What the stores held when they were last read, and a week before; in bytes."""
+
+    before: int
+    now: int
+
+
+def storage_growth(connection: sa.Connection) -> StorageGrowth | None:
+    """Compares the latest reading with the one a week before it; None before there is a week of readings."""
+    row = connection.execute(_GROWTH, {"week": WEEK, "at_most": WEEK + timedelta(days=1)}).mappings().one_or_none()
+    return StorageGrowth(**row) if row else None
+
+
 def latest_hours(connection: sa.Connection, count: int) -> Sequence[HourStats]:
     """The latest hours that are stored, at most so many, the latest first."""
     return _stored(connection, _LATEST, count=count)
@@ -185,6 +218,11 @@ def latest_hours(connection: sa.Connection, count: int) -> Sequence[HourStats]:
 _LATEST = sa.text(f"""
     SELECT {", ".join(_COLUMNS)} FROM cdn_processing_stats ORDER BY date DESC, hour DESC LIMIT :count
 """)
+
+
+def stored_between(connection: sa.Connection, start: datetime, end: datetime) -> Sequence[HourStats]:
+    """The stored hours that began from `start` on and before `end`, the earliest first."""
+    return _stored(connection, _STORED_BETWEEN, since=start, until=end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +255,11 @@ _STORED_SINCE = sa.text(f"""
     SELECT {", ".join(_COLUMNS)} FROM cdn_processing_stats WHERE {_STARTS} >= :since ORDER BY date, hour
 """)
 
+_STORED_BETWEEN = sa.text(f"""
+    SELECT {", ".join(_COLUMNS)} FROM cdn_processing_stats
+    WHERE {_STARTS} >= :since AND {_STARTS} < :until ORDER BY date, hour
+""")
+
 
 def missing_hours(connection: sa.Connection, within: timedelta) -> Sequence[datetime]:
     """The hours that began within this time, ended an hour ago or earlier and are not stored; the earliest first.
@@ -234,6 +277,20 @@ _MISSING = sa.text(f"""
         date_trunc('hour', CAST(:since AS timestamptz), 'UTC'), CAST(:until AS timestamptz), interval '1 hour') AS hour
     WHERE hour >= :since AND hour > (SELECT min(hour) FROM stored) AND hour NOT IN (SELECT hour FROM stored)
     ORDER BY hour
+""")
+
+
+# Where the hour of a week ago has no reading, an earlier one of the day before it will do.
+_GROWTH = sa.text(f"""
+    WITH readings AS (
+        SELECT {_STARTS} AS moment, storage_bytes FROM cdn_processing_stats WHERE storage_bytes IS NOT NULL
+    ), latest AS (
+        SELECT moment, storage_bytes FROM readings ORDER BY moment DESC LIMIT 1
+    )
+    SELECT earlier.storage_bytes AS before, latest.storage_bytes AS now
+    FROM latest JOIN readings AS earlier ON earlier.moment <= latest.moment - CAST(:week AS interval)
+                                        AND earlier.moment >= latest.moment - CAST(:at_most AS interval)
+    ORDER BY earlier.moment DESC LIMIT 1
 """)
 
 

@@ -123,6 +123,7 @@ class ImageStory:
     seen_alive: bool  # a URL of the present identity was seen before its expiry
     removed_at: datetime | None  # the source row was found missing
     original: OriginalStory | None
+    placeholder: str | None  # BlurHash of what is visible
     status: ImageStatus
     failure: FailureKind | None
     detail: str | None
@@ -198,6 +199,7 @@ def _story(row: sa.RowMapping, jobs: Sequence[JobStory], renditions: Sequence[Re
         seen_alive=row["seen_alive"],
         removed_at=row["removed_at"],
         original=_original(row) if row["original_sha256"] else None,
+        placeholder=row["placeholder"],
         status=ImageStatus(row["processing_status"]),
         failure=_kind(row["failure_kind"]),
         detail=row["processing_error"],

@@ -2,6 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
+DAY = timedelta(days=1)
+MONTH = timedelta(days=30)  # that figures of a month are of
+
 # (seconds of the unit, its sign); a span is told in the largest unit of which it has at least two.
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 

@@ -31,6 +31,12 @@ class CleanUpConfig(dg.Config):
     minutes: int = Field(default=60, ge=0, description="Go on for so long; the next run takes what is left then.")
 
 
+class ProbeConfig(dg.Config):
+    """Options of probing what is published."""
+
+    sample: int = Field(default=200, gt=0, le=2000, description="Ask for so many URLs, each of them twice.")
+
+
 class DiscoverConfig(dg.Config):
     """Options of discovery. The default reads every row of the run's shards."""
 

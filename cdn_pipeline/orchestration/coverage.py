@@ -12,7 +12,7 @@ from cdn_pipeline.orchestration.assets.sources import source_images
 from cdn_pipeline.orchestration.jobs import nightly_freshness_job, publish_images_job
 from cdn_pipeline.orchestration.run_requests import FAILED_LATELY, TOO_MANY_FAILURES, Covered, Lane, Need
 
-READS_SOURCES_WITHIN = timedelta(seconds=60)  # of its start, and only once: later changes are not seen by that run
+READS_SOURCES_WITHIN = timedelta(seconds=60)  # of its start, and only once: later changes and refreshes are not seen
 
 _UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -26,7 +26,7 @@ _IMAGE_ASSETS = frozenset({source_images.key, *mirrored_images.keys})
 
 # A bulk run takes whatever is due, but may wait for its place and then work for hours.
 _COVERED_IN: Mapping[str, Set[Need]] = {
-    Lane.URGENT: {Need.URGENT, Need.DUE, Need.CHANGED},
+    Lane.URGENT: {Need.URGENT, Need.REFRESH, Need.DUE, Need.CHANGED},
     Lane.REGULAR: {Need.DUE, Need.CHANGED},
     Lane.BULK: {Need.BULK},
 }
@@ -34,7 +34,7 @@ _COVERED_BY_HAND = {Need.DUE, Need.CHANGED, Need.BULK}  # a run without a lane t
 
 
 def look_at_runs(instance: dg.DagsterInstance, sensor_name: str) -> Covered:
-    """What the runs that have not ended cover, and what the sensor's own runs failed at too often to be asked again."""
+    """What the runs that have not ended cover, and which of those that ask for themselves failed too often lately."""
     now = datetime.now(UTC)  # Dagster's clock, not the catalog's
     needs: defaultdict[str, set[Need]] = defaultdict(set)
     for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
@@ -69,7 +69,7 @@ def _mirrored_shards(run: dg.DagsterRun) -> Sequence[str]:
 def _covered_by(record: dg.RunRecord, now: datetime) -> Set[Need]:
     covered = _covered_in(_lane(record.dagster_run))
     has_read = record.start_time is not None and record.start_time < (now - READS_SOURCES_WITHIN).timestamp()
-    return covered - {Need.CHANGED} if has_read else covered
+    return covered - {Need.CHANGED, Need.REFRESH} if has_read else covered
 
 
 def _covered_in(lane: str) -> Set[Need]:
@@ -85,12 +85,15 @@ def _failures(
 ) -> Mapping[tuple[str, str], Sequence[datetime]]:
     """When runs failed lately, by shard and lane: a rollout that fails is no reason to let a user wait."""
     failures: defaultdict[tuple[str, str], list[datetime]] = defaultdict(list)
-    failed_lately = dg.RunsFilter(
-        statuses=[dg.DagsterRunStatus.FAILURE],
-        tags={"dagster/sensor_name": sensor_name},
-        updated_after=now - FAILED_LATELY,
-    )
+    failed_lately = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=now - FAILED_LATELY)
     for record in instance.get_run_records(failed_lately):
+        if not _asked_by_itself(record.dagster_run, sensor_name):
+            continue
         for shard in _mirrored_shards(record.dagster_run):
             failures[shard, _lane(record.dagster_run)].append(record.update_timestamp)
     return failures
+
+
+def _asked_by_itself(run: dg.DagsterRun, sensor_name: str) -> bool:
+    """Whether the sensor has asked for it, or the API for a user's refresh: nobody else asks for urgent runs."""
+    return run.tags.get("dagster/sensor_name") == sensor_name or _lane(run) == Lane.URGENT

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from cdn_pipeline.orchestration.assets.delivery import delivery_probes
 from cdn_pipeline.orchestration.assets.images import mirrored_images
 from cdn_pipeline.orchestration.assets.sources import source_images
 from cdn_pipeline.orchestration.assets.stats import processing_stats
@@ -35,6 +36,13 @@ hourly_stats_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets(processing_stats),
     tags=_FIRST,
     description="Counts what the jobs of one hour did, or of each in a range of hours, and checks the stored figures.",
+)
+
+probe_delivery_job = dg.define_asset_job(
+    "probe_delivery",
+    selection=dg.AssetSelection.assets(delivery_probes),
+    tags=_FIRST,
+    description="Asks for a sample of published URLs as strangers do, and judges what they give and how fast.",
 )
 
 clean_up_job = dg.define_asset_job(

@@ -6,13 +6,12 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from cdn_pipeline.collections import SHARDS
+from cdn_pipeline.collections import SHARDS, URGENT_PRIORITY
 
 if TYPE_CHECKING:
     from cdn_pipeline.engine.due_work import DueWork
     from cdn_pipeline.queue.demand import Demand
 
-URGENT_PRIORITY = 1  # a user's request
 BRIDGED = 16  # shards without need that a run takes along: a run costs about 5 s, an idle shard 0.08 s
 WORTH_SPLITTING = 2_000  # due images: minutes of work, which several machines can share
 DIES_SOON = timedelta(hours=1)
@@ -32,6 +31,7 @@ class Need(StrEnum):
     """Why a shard needs a run."""
 
     URGENT = "urgent"  # a user waits
+    REFRESH = "refresh"  # a user wants a profile fetched again
     DUE = "due"  # other work is due
     CHANGED = "changed"  # source rows changed
     BULK = "bulk"  # a backfill's or a rollout's work is due
@@ -80,6 +80,8 @@ def plan_runs(work: "DueWork", covered: Covered, *, shards_per_run: int) -> list
 
 
 def _needs(shard: str, work: "DueWork") -> Iterator[Need]:
+    if shard in work.refreshes:
+        yield Need.REFRESH
     if shard in work.changed:
         yield Need.CHANGED
     if not (demand := work.demands.get(shard)):
@@ -101,7 +103,7 @@ class _Task:
 
 
 def _soon(shard: str, needs: Set[Need], demand: "Demand | None") -> _Task:
-    lane = Lane.URGENT if Need.URGENT in needs else Lane.REGULAR
+    lane = Lane.URGENT if needs & {Need.URGENT, Need.REFRESH} else Lane.REGULAR
     due, dies_at = (demand.due, demand.earliest_deadline) if demand else (0, None)
     return _Task(SHARDS.index(shard), lane, due, dies_at)
 
@@ -161,8 +163,11 @@ def why_nothing(work: "DueWork", covered: Covered) -> str:
         work,
         demands={shard: demand for shard, demand in work.demands.items() if shard not in held_back},
         changed=work.changed - held_back.keys(),
+        refreshes=work.refreshes - held_back.keys(),
     )
-    words = "; ".join([_due_words(elsewhere), *_waiting_words(elsewhere), _change_words(elsewhere)])
+    words = "; ".join(
+        [_due_words(elsewhere), *_waiting_words(elsewhere), *_refresh_words(elsewhere), _change_words(elsewhere)]
+    )
     return f"{_failure_words(held_back)}; elsewhere {words}" if held_back else words
 
 
@@ -186,6 +191,11 @@ def _waiting_words(work: "DueWork") -> Iterator[str]:
         next_at = min(demand.next_attempt_at for demand in work.demands.values() if demand.next_attempt_at)
         when = f"{next_at.astimezone(UTC):{'%H:%M' if next_at - work.now < timedelta(hours=12) else '%Y-%m-%d %H:%M'}}"
         yield f"{_count(waiting, 'retry', 'retries')} {'waits' if waiting == 1 else 'wait'}, the next at {when} UTC"
+
+
+def _refresh_words(work: "DueWork") -> Iterator[str]:
+    if work.refreshes:
+        yield f"runs are about to refresh profiles of {_count(len(work.refreshes), 'shard')}"
 
 
 def _change_words(work: "DueWork") -> str:

@@ -7,7 +7,13 @@ import dagster as dg
 from cdn_pipeline.collections import SHARDS
 from cdn_pipeline.orchestration.assets.stats import processing_stats
 from cdn_pipeline.orchestration.hours import HOURS_PER_RUN, hour_tags, hours
-from cdn_pipeline.orchestration.jobs import clean_up_job, hourly_stats_job, nightly_freshness_job, standing_checks_job
+from cdn_pipeline.orchestration.jobs import (
+    clean_up_job,
+    hourly_stats_job,
+    nightly_freshness_job,
+    probe_delivery_job,
+    standing_checks_job,
+)
 from cdn_pipeline.orchestration.partitions import SHARDS_PER_RUN
 
 
@@ -55,6 +61,14 @@ standing_checks_schedule = dg.ScheduleDefinition(
     cron_schedule="10 * * * *",
     execution_timezone="UTC",
     description="Ten minutes past every hour: how things stand.",
+)
+
+probe_delivery_schedule = dg.ScheduleDefinition(
+    name="probe_delivery_schedule",
+    job=probe_delivery_job,
+    cron_schedule="40 * * * *",  # away from the other hourly jobs, whose work would slow the answers of a local server
+    execution_timezone="UTC",
+    description="Twenty to every hour: a sample of published URLs is asked for over HTTP.",
 )
 
 clean_up_schedule = dg.ScheduleDefinition(

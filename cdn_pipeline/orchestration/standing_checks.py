@@ -134,8 +134,13 @@ class _Check(NamedTuple):
     description: str
 
 
+# Those that an alert has a rule of its own for.
+NO_IMAGE_LOST = "no_image_lost_on_our_watch"
+DEADLINES_CAN_BE_KEPT = "deadlines_can_be_kept"
+NO_HOST_LEFT_ALONE = "no_host_left_alone_for_long"
+
 _CHECKS = {
-    "no_image_lost_on_our_watch": _Check(
+    NO_IMAGE_LOST: _Check(
         _images_lost,
         "No image's URL was alive when we first saw it and expired before we had the original, unless the source had "
         f"refused it. An error for {span(thresholds.LOST_LATELY)}, then a warning: a picture that its source shows no "
@@ -147,7 +152,7 @@ _CHECKS = {
         "Images whose every URL had expired before we saw it. Informs only: they are not ours to answer for.\n\n"
         "If they become many: whoever writes the source rows writes them days after the profile was fetched.",
     ),
-    "deadlines_can_be_kept": _Check(
+    DEADLINES_CAN_BE_KEPT: _Check(
         _deadlines,
         "At the present rate, every waiting image is reached before its URL expires.\n\nOtherwise: let more runs or "
         "machines work at once, put on hold what can wait (`cdn-pipeline queue hold`), and let go what expires on "
@@ -159,7 +164,7 @@ _CHECKS = {
         f"an error after {span(thresholds.OLDEST_DUE_ERROR)}.\n\nOtherwise: is the sensor on, does a run hang, is "
         "Dagster's run queue full? `cdn-pipeline status` shows the queue and the runs.",
     ),
-    "no_host_left_alone_for_long": _Check(
+    NO_HOST_LEFT_ALONE: _Check(
         _breakers,
         f"No host's breaker has been open for more than {span(thresholds.BREAKER_OPEN_WARNING)}.\n\nOtherwise: images "
         "of the named hosts wait, untouched, and one at a time finds out whether the host answers again. Is it the "

@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 import sqlalchemy as sa
@@ -118,6 +118,22 @@ _LIST = sa.text(f"""
 """)
 
 
+def left_alone(
+    connection: sa.Connection, collection: Collection, *, states: Sequence[ErasureState], lately: timedelta, limit: int
+) -> list[uuid.UUID]:
+    """Erasures in one of these states of which nothing was heard lately, the longest left alone first."""
+    values = {"collection": collection.name, "states": list(states), "lately": lately, "limit": limit}
+    return list(connection.scalars(_LEFT_ALONE, values))
+
+
+_LEFT_ALONE = sa.text("""
+    SELECT id FROM cdn_erasures
+    WHERE collection = :collection AND state = ANY(:states)
+      AND updated_at < clock_timestamp() - CAST(:lately AS interval)
+    ORDER BY updated_at, id LIMIT :limit
+""")
+
+
 def _erasure(row: sa.RowMapping) -> Erasure:
     return Erasure(**{**row, "state": ErasureState(row["state"])})
 
@@ -128,13 +144,16 @@ def _erasure(row: sa.RowMapping) -> Erasure:
 def take_down(connection: sa.Connection, erasure_id: uuid.UUID) -> int:
     """Removes the rows of the images under the erasure's tombstones; returns how many images there were.
 
-    Their jobs stay as they ended, without a URL or a reference; open ones are cancelled.
+    Their jobs stay as they ended, without a URL or a reference; open ones are cancelled. What users and the nights
+    asked for an erased owner is forgotten, and what was answered.
     """
     connection.execute(_LOCK_JOBS, {"erasure_id": erasure_id})
     asset_ids = list(connection.scalars(_LOCK_IMAGES, {"erasure_id": erasure_id}))
     if asset_ids:
         for statement in (_LIST_OBJECTS, _STRIP_JOBS, _DELETE_IMAGES, _COUNT_IMAGES):
             connection.execute(statement, {"erasure_id": erasure_id, "asset_ids": asset_ids})
+    for statement in _DELETE_QUESTIONS:
+        connection.execute(statement, {"erasure_id": erasure_id})
     return len(asset_ids)
 
 
@@ -175,8 +194,29 @@ _STRIP_JOBS = sa.text(f"""
 
 _DELETE_IMAGES = sa.text("DELETE FROM cdn_image_assets WHERE id = ANY(:asset_ids)")
 
+# After jobs and images, as where an answer is taken in.
+_DELETE_QUESTIONS = [
+    sa.text(f"""
+        DELETE FROM {table} q USING cdn_tombstones t
+        WHERE t.erasure_id = :erasure_id AND t.source_type IS NULL
+          AND (t.collection, t.owner_id) = (q.collection, q.owner_id)
+    """)
+    for table in ("cdn_refreshes", "cdn_provider_owners")
+]
+
 _COUNT_IMAGES = sa.text("""
     UPDATE cdn_erasures SET images = images + cardinality(CAST(:asset_ids AS uuid[])) WHERE id = :erasure_id
+""")
+
+
+def delete_probes(connection: sa.Connection, prefixes: Sequence[str]) -> None:
+    """Deletes the probes of delivery whose paths begin with one of these; renditions' rows must be gone before."""
+    connection.execute(_DELETE_PROBES, {"prefixes": list(prefixes)})
+
+
+_DELETE_PROBES = sa.text("""
+    DELETE FROM cdn_delivery_probes p USING unnest(CAST(:prefixes AS text[])) AS erased(prefix)
+    WHERE starts_with(p.path, erased.prefix)
 """)
 
 _ITS_JOBS = "asset_id IS NULL AND error_details ->> 'erasure' = CAST(:erasure_id AS text)"

@@ -3,6 +3,7 @@
 Budget, rate and answers are rows of the catalog, shared by all runs, by the catalog's clock; days are UTC.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.queue.intake import IS_OPEN
 from cdn_pipeline.queue.states import ImageStatus
+from cdn_pipeline.queue.tombstones import erased_owners
 from cdn_pipeline.sources.app_database import LATEST_POSTS
 from cdn_pipeline.sources.discovery import ImageKey
 from cdn_pipeline.sources.provider import Refusal
@@ -21,6 +23,7 @@ from cdn_pipeline.sources.provider import Refusal
 DIES_WITHIN = timedelta(days=1)
 ONCE_A_DAY = timedelta(hours=20)  # less than from one night to the next, whenever in it the owner's turn came
 MAX_DAYS = 30  # between two questions for a profile that is private or gone: 2, 4, 8, 16, then so many
+LATELY = timedelta(days=1)  # a profile that was private or gone then still is
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,10 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Who may be asked for, once `wait_seconds` have passed, and how many requests are left today after that."""
+    """Who may be asked for, once `wait_seconds` have passed, and how many such requests are left today after that.
+
+    Nobody is granted, and nothing is spent, if the wait is longer than whoever asks has time for.
+    """
 
     owner_ids: frozenset[str]
     wait_seconds: float
@@ -129,18 +135,28 @@ _OF_OWNER = sa.text(f"""
 
 
 def claim_owners(
-    connection: sa.Connection, collection: Collection, allowance: Allowance, owner_ids: Sequence[str]
+    connection: sa.Connection,
+    collection: Collection,
+    allowance: Allowance,
+    owner_ids: Sequence[str],
+    *,
+    in_turn: bool = True,
+    within_seconds: float = math.inf,
 ) -> Grant:
     """Takes as many of these owners as today's budget allows, in their order; nobody else asks for them today.
 
-    Whoever dies before the answer is there has used up the owner's question of the day.
+    Whoever dies before the answer is there has used up the owner's question of the day. A question out of turn (a user
+    asks) is put whatever was asked before, takes no turn away, and leaves half of the day's budget to the nights. An
+    erased owner is not claimed.
     """
-    left = _lock_budget(connection, allowance)
+    erased = erased_owners(connection, collection, owner_ids)
+    budget = _lock_budget(connection, allowance, in_turn=in_turn, within_seconds=within_seconds)
+    wanted = [owner_id for owner_id in owner_ids if owner_id not in erased]
     claimed = connection.scalars(
-        _CLAIM,
-        {"collection": collection.name, "owner_ids": list(owner_ids[:left]), "once_a_day": ONCE_A_DAY},
+        _CLAIM if in_turn else _CLAIM_OUT_OF_TURN,
+        {"collection": collection.name, "owner_ids": wanted[: budget.grantable], "once_a_day": ONCE_A_DAY},
     ).all()
-    return _granted(connection, allowance, claimed)
+    return _grant(connection, allowance, budget, claimed)
 
 
 _CLAIM = sa.text("""
@@ -153,10 +169,44 @@ _CLAIM = sa.text("""
     RETURNING owner_id
 """)
 
+_CLAIM_OUT_OF_TURN = sa.text("""
+    INSERT INTO cdn_provider_owners (collection, owner_id, asked_at, next_ask_at)
+    SELECT :collection, owner_id, clock_timestamp(), clock_timestamp()
+    FROM unnest(CAST(:owner_ids AS text[])) AS wanted(owner_id) ORDER BY owner_id
+    ON CONFLICT (collection, owner_id) DO UPDATE SET asked_at = excluded.asked_at, answer = NULL
+    RETURNING owner_id
+""")
 
-def ask_again(connection: sa.Connection, allowance: Allowance, owner_ids: Sequence[str]) -> Grant:
+
+def refused_lately(connection: sa.Connection, collection: Collection, owner_ids: Sequence[str]) -> dict[str, Refusal]:
+    """Which of these owners were private or gone when they were asked for within the last day."""
+    values = {
+        "collection": collection.name,
+        "owner_ids": list(owner_ids),
+        "lasting": [Refusal.PRIVATE, Refusal.GONE],
+        "lately": LATELY,
+    }
+    return {row.owner_id: Refusal(row.answer) for row in connection.execute(_REFUSED_LATELY, values)}
+
+
+_REFUSED_LATELY = sa.text("""
+    SELECT owner_id, answer FROM cdn_provider_owners
+    WHERE collection = :collection AND owner_id = ANY(:owner_ids) AND answer = ANY(:lasting)
+      AND asked_at > clock_timestamp() - CAST(:lately AS interval)
+""")
+
+
+def ask_again(
+    connection: sa.Connection,
+    allowance: Allowance,
+    owner_ids: Sequence[str],
+    *,
+    in_turn: bool = True,
+    within_seconds: float = math.inf,
+) -> Grant:
     """A further question for owners that were claimed: as many as today's budget allows."""
-    return _granted(connection, allowance, owner_ids[: _lock_budget(connection, allowance)])
+    budget = _lock_budget(connection, allowance, in_turn=in_turn, within_seconds=within_seconds)
+    return _grant(connection, allowance, budget, owner_ids[: budget.grantable])
 
 
 def budget_left(connection: sa.Connection, allowance: Allowance) -> int:
@@ -165,27 +215,36 @@ def budget_left(connection: sa.Connection, allowance: Allowance) -> int:
     return max(0, allowance.per_day - spent)
 
 
-def _granted(connection: sa.Connection, allowance: Allowance, owner_ids: Sequence[str]) -> Grant:
-    wait_seconds = _spend(connection, allowance, len(owner_ids))
-    return Grant(frozenset(owner_ids), wait_seconds, budget_left(connection, allowance))
+@dataclass(frozen=True, slots=True)
+class _Budget:
+    """What is left of today's requests for questions of one sort, and how long the next one has to wait."""
+
+    left: int
+    wait_seconds: float
+    in_time: bool
+
+    @property
+    def grantable(self) -> int:
+        return self.left if self.in_time else 0
 
 
-def _lock_budget(connection: sa.Connection, allowance: Allowance) -> int:
-    """As `budget_left`, and nobody else spends of it until the transaction ends."""
+def _lock_budget(connection: sa.Connection, allowance: Allowance, *, in_turn: bool, within_seconds: float) -> _Budget:
+    """The budget as it stands, and nobody else spends of it until the transaction ends."""
     connection.execute(_OPEN_DAY, {"provider": allowance.provider})
-    connection.execute(_LOCK_DAY, {"provider": allowance.provider})
-    return budget_left(connection, allowance)
+    wait: timedelta = connection.execute(_LOCK_DAY, {"provider": allowance.provider}).scalar_one()
+    wait_seconds = max(0.0, wait.total_seconds())
+    kept = 0 if in_turn else allowance.per_day // 2
+    left = max(0, budget_left(connection, allowance) - kept)
+    return _Budget(left, wait_seconds, in_time=wait_seconds <= within_seconds)
 
 
-def _spend(connection: sa.Connection, allowance: Allowance, requests: int) -> float:
-    """Notes the requests; returns how many seconds to wait before they may begin."""
-    values = {
-        "provider": allowance.provider,
-        "requests": requests,
-        "spacing": timedelta(seconds=requests / allowance.per_second),
-    }
-    wait: timedelta = connection.execute(_SPEND, values).scalar_one()
-    return max(0.0, wait.total_seconds())
+def _grant(connection: sa.Connection, allowance: Allowance, budget: _Budget, owner_ids: Sequence[str]) -> Grant:
+    """Notes as many requests as owners."""
+    requests = len(owner_ids)
+    spacing = timedelta(seconds=requests / allowance.per_second)
+    if requests:
+        connection.execute(_SPEND, {"provider": allowance.provider, "requests": requests, "spacing": spacing})
+    return Grant(frozenset(owner_ids), budget.wait_seconds, budget.left - requests)
 
 
 _TODAY = "provider = :provider AND day = CAST(now() AT TIME ZONE 'UTC' AS date)"
@@ -194,14 +253,16 @@ _OPEN_DAY = sa.text("""
     INSERT INTO cdn_provider_usage (provider, day)
     VALUES (:provider, CAST(now() AT TIME ZONE 'UTC' AS date)) ON CONFLICT DO NOTHING
 """)
-_LOCK_DAY = sa.text(f"SELECT FROM cdn_provider_usage WHERE {_TODAY} FOR UPDATE")
+_LOCK_DAY = sa.text(f"""
+    SELECT next_request_at - clock_timestamp() FROM cdn_provider_usage WHERE {_TODAY} FOR UPDATE
+""")
 _SPENT = sa.text(f"SELECT requests FROM cdn_provider_usage WHERE {_TODAY}")
 
 _SPEND = sa.text(f"""
     UPDATE cdn_provider_usage
     SET requests = requests + :requests,
         next_request_at = greatest(next_request_at, clock_timestamp()) + CAST(:spacing AS interval)
-    WHERE {_TODAY} RETURNING next_request_at - CAST(:spacing AS interval) - clock_timestamp()
+    WHERE {_TODAY}
 """)
 
 
@@ -214,10 +275,13 @@ def note_answer(
     allowance: Allowance,
     owner_id: str,
     refusal: Refusal | None,
+    *,
+    in_turn: bool = True,
 ) -> None:
     """Notes what the question for an owner has come to; None is an answer with pictures.
 
-    One that is private, gone, or empty however often it was asked, is asked for more and more rarely.
+    One that is private, gone, or empty however often it was asked, is asked for more and more rarely. A question out of
+    turn changes nothing of that, whatever was answered: otherwise users could keep the nights from asking.
     """
     connection.execute(
         _NOTE_ANSWER,
@@ -226,7 +290,9 @@ def note_answer(
             "owner_id": owner_id,
             "answer": refusal or "answered",
             "answered": refusal is None,
-            "lasting": refusal in (Refusal.PRIVATE, Refusal.GONE, Refusal.EMPTY),
+            "in_turn": in_turn,
+            "lasting": in_turn and refusal in (Refusal.PRIVATE, Refusal.GONE, Refusal.EMPTY),
+            "once_a_day": ONCE_A_DAY,
             "max_days": MAX_DAYS,
             "spare": timedelta(days=1) - ONCE_A_DAY,
         },
@@ -242,6 +308,7 @@ _NOTE_ANSWER = sa.text("""
         next_ask_at = CASE WHEN :lasting
             THEN asked_at + least(power(2, least(refusals, 10) + 1), :max_days) * interval '1 day'
                  - CAST(:spare AS interval)
+            WHEN :answered AND :in_turn THEN asked_at + CAST(:once_a_day AS interval)
             ELSE next_ask_at END
     WHERE collection = :collection AND owner_id = :owner_id
 """)
@@ -250,10 +317,17 @@ _COUNT_ANSWERED = sa.text(f"UPDATE cdn_provider_usage SET answered = answered + 
 
 
 def note_refused(
-    connection: sa.Connection, collection: Collection, allowance: Allowance, owner_ids: Sequence[str], words: str
+    connection: sa.Connection,
+    collection: Collection,
+    allowance: Allowance,
+    owner_ids: Sequence[str],
+    words: str,
+    *,
+    in_turn: bool = True,
 ) -> None:
-    """Notes why the provider serves nobody, and gives back owners and requests that came to nothing."""
-    connection.execute(_GIVE_BACK, {"collection": collection.name, "owner_ids": list(owner_ids)})
+    """Notes why the provider serves nobody, and gives back turns and requests that came to nothing."""
+    if in_turn:
+        connection.execute(_GIVE_BACK, {"collection": collection.name, "owner_ids": list(owner_ids)})
     connection.execute(_NOTE_REFUSED, {"provider": allowance.provider, "requests": len(owner_ids), "words": words})
 
 

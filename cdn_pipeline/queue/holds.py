@@ -25,6 +25,17 @@ def hold_queue(
     return connection.execute(_HOLD, _selected(collection, shards, priorities)).rowcount
 
 
+def count_queued(
+    connection: sa.Connection,
+    collection: Collection,
+    *,
+    shards: Sequence[str] | None = None,
+    priorities: Sequence[int] | None = None,
+) -> int:
+    """How many jobs `hold_queue` would hold now."""
+    return connection.scalar(_COUNT, _selected(collection, shards, priorities)) or 0
+
+
 def restore_queue(
     connection: sa.Connection,
     collection: Collection,
@@ -51,6 +62,8 @@ def _selected(collection: Collection, shards: Sequence[str] | None, priorities: 
 _SELECTED = f"""j.collection = :collection AND j.status = '{JobStatus.QUEUED}'
     AND (CAST(:shards AS text[]) IS NULL OR j.shard = ANY(:shards))
     AND (CAST(:priorities AS int[]) IS NULL OR j.priority = ANY(:priorities))"""
+
+_COUNT = sa.text(f"SELECT count(*) FROM cdn_image_jobs AS j WHERE {_SELECTED} AND j.held_at IS NULL")
 
 _HOLD = sa.text(f"""
     UPDATE cdn_image_jobs AS j SET held_at = clock_timestamp(), updated_at = clock_timestamp()

@@ -7,6 +7,8 @@ import sqlalchemy as sa
 from cdn_pipeline.queue.states import ImageStatus, JobStatus
 
 FAILED_SHOWN = timedelta(days=7)  # then a failed job is archived
+PROBES_KEPT = timedelta(days=30)
+REFRESHES_KEPT = timedelta(days=30)
 JOBS_KEPT = timedelta(days=90)  # finished jobs may be deleted after that, and not before: statistics count them
 
 
@@ -61,6 +63,32 @@ _DELETE_OLD_RUNS = sa.text("""
     WHERE run_id IN (
         SELECT run_id FROM cdn_runs WHERE ended_at < clock_timestamp() - CAST(:kept AS interval)
         ORDER BY ended_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+""")
+
+
+def delete_old_probes(connection: sa.Connection, limit: int) -> int:
+    """Deletes probes of delivery that are over 30 days old; returns how many."""
+    return connection.execute(_DELETE_OLD_PROBES, {"kept": PROBES_KEPT, "limit": limit}).rowcount
+
+
+_DELETE_OLD_PROBES = sa.text("""
+    DELETE FROM cdn_delivery_probes
+    WHERE id IN (
+        SELECT id FROM cdn_delivery_probes WHERE probed_at < clock_timestamp() - CAST(:kept AS interval)
+        ORDER BY probed_at LIMIT :limit)
+""")
+
+
+def delete_old_refreshes(connection: sa.Connection, limit: int) -> int:
+    """Deletes users' refreshes that were finished over 30 days ago; returns how many."""
+    return connection.execute(_DELETE_OLD_REFRESHES, {"kept": REFRESHES_KEPT, "limit": limit}).rowcount
+
+
+_DELETE_OLD_REFRESHES = sa.text("""
+    DELETE FROM cdn_refreshes
+    WHERE id IN (
+        SELECT id FROM cdn_refreshes WHERE finished_at < clock_timestamp() - CAST(:kept AS interval)
+        ORDER BY requested_at LIMIT :limit)
 """)
 
 

@@ -31,6 +31,7 @@ _HELD_LOCKS = """
 _LIVES = sa.text(f"SELECT lock_key IN ({_HELD_LOCKS}) FROM cdn_runs WHERE run_id = :run_id AND ended_at IS NULL")
 
 _DEAD_RUNS = f"SELECT run_id FROM cdn_runs WHERE ended_at IS NULL AND lock_key NOT IN ({_HELD_LOCKS})"
+LIVING_RUNS = f"SELECT run_id FROM cdn_runs WHERE ended_at IS NULL AND lock_key IN ({_HELD_LOCKS})"
 
 # A restart of the catalog takes every lock, and a run that lives notices when it next renews its leases.
 _TIME_TO_NOTICE = timedelta(seconds=60)

@@ -164,10 +164,10 @@ def _wanted(
 
 
 # Completed, failed and waiting images have no open job.
-_HAS_ENDED = f"""a.processing_status IN ('{ImageStatus.COMPLETED}', '{ImageStatus.FAILED}', '{ImageStatus.PENDING}')
+HAS_ENDED = f"""a.processing_status IN ('{ImageStatus.COMPLETED}', '{ImageStatus.FAILED}', '{ImageStatus.PENDING}')
     AND NOT EXISTS (SELECT FROM cdn_image_jobs j WHERE j.asset_id = a.id AND {IS_OPEN})"""
 
-_HAS_ORIGINAL = "a.original_identity = a.identity"
+HAS_ORIGINAL = "a.original_identity = a.identity"
 
 # By this version of the recipe or a later one, from the stored original.
 LACKS_RENDITIONS = """:size_count > (
@@ -204,12 +204,12 @@ def _reopen(which: str) -> sa.TextClause:
     """)
 
 
-_REOPEN_FROM_ORIGINALS = _reopen(f"{_HAS_ENDED} AND {_HAS_ORIGINAL} AND (:force OR {LACKS_RENDITIONS})")
+_REOPEN_FROM_ORIGINALS = _reopen(f"{HAS_ENDED} AND {HAS_ORIGINAL} AND (:force OR {LACKS_RENDITIONS})")
 
-_REOPEN_FROM_SOURCE = _reopen(f"""{_HAS_ENDED} AND (:force OR {LACKS_RENDITIONS})
+_REOPEN_FROM_SOURCE = _reopen(f"""{HAS_ENDED} AND (:force OR {LACKS_RENDITIONS})
     AND (a.processing_status = '{ImageStatus.FAILED}' OR coalesce(a.url_expires_at > clock_timestamp(), true))""")
 
-_OF_THESE = f"a.id = ANY(:asset_ids) AND {_HAS_ENDED}"
+_OF_THESE = f"a.id = ANY(:asset_ids) AND {HAS_ENDED}"
 
 
 def _telling(reopen: sa.TextClause) -> sa.TextClause:
@@ -218,11 +218,11 @@ def _telling(reopen: sa.TextClause) -> sa.TextClause:
 
 # Other recipes are made of completed images only: `settlement` relies on it.
 _REPAIR_FROM_ORIGINALS = _telling(
-    _reopen(f"""{_OF_THESE} AND {_HAS_ORIGINAL}
+    _reopen(f"""{_OF_THESE} AND {HAS_ORIGINAL}
         AND (CAST(:rollout AS text) IS NULL OR a.processing_status = '{ImageStatus.COMPLETED}')""")
 )
 
 _REPAIR_FROM_SOURCE = _telling(_reopen(f"{_OF_THESE} AND coalesce(a.url_expires_at > clock_timestamp(), true)"))
 
-_OPEN_ROLLOUT_JOBS = _reopen(f"""a.processing_status = '{ImageStatus.COMPLETED}' AND {_HAS_ORIGINAL}
+_OPEN_ROLLOUT_JOBS = _reopen(f"""a.processing_status = '{ImageStatus.COMPLETED}' AND {HAS_ORIGINAL}
     AND {LACKS_RENDITIONS} AND NOT {HAS_FAILED_ROLLOUT}""")

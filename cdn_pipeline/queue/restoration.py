@@ -20,7 +20,7 @@ from cdn_pipeline.queue.intake import lock_images
 from cdn_pipeline.queue.outcomes import NewRendition
 from cdn_pipeline.queue.references import lock_references, removals
 from cdn_pipeline.queue.reopen import open_repair_jobs
-from cdn_pipeline.queue.settlement import placeholder_of
+from cdn_pipeline.queue.settlement import placeholder_sql
 from cdn_pipeline.queue.states import ImageStatus, Stage
 from cdn_pipeline.queue.tombstones import UNKNOWN_IDENTITY, Candidate, kept_out, pictures_of
 from cdn_pipeline.sources.discovery import ImageKey
@@ -243,7 +243,7 @@ _FOLLOW_STORE = sa.text(f"""
 """)
 
 _SET_PLACEHOLDERS = sa.text(f"""
-    UPDATE cdn_image_assets AS a SET placeholder = {placeholder_of("o.original_sha256")}
+    UPDATE cdn_image_assets AS a SET placeholder = {placeholder_sql("o.original_sha256")}
     FROM {_ROWS}
     WHERE (a.source_type, a.source_id, a.media_id) = (o.source_type, o.source_id, o.media_id)
       AND shown AND a.placeholder IS DISTINCT FROM o.placeholder

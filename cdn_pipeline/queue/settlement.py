@@ -162,7 +162,7 @@ _KNOWN_WHEN_DECODED = {
 }
 
 
-def placeholder_of(original_sha256: str) -> str:
+def placeholder_sql(original_sha256: str) -> str:
     """SQL: the placeholder of an image `a` that is about to show `o`, made of this original.
 
     What `o` does not tell stays as it is if it is of the picture that is visible already.
@@ -174,7 +174,7 @@ def placeholder_of(original_sha256: str) -> str:
 
 
 _PLACEHOLDER = f"""CASE WHEN verdict = '{Verdict.PUBLISHED}' AND NOT outdated
-    THEN {placeholder_of("coalesce(o.original_sha256, a.original_sha256)")} ELSE a.placeholder END"""
+    THEN {placeholder_sql("coalesce(o.original_sha256, a.original_sha256)")} ELSE a.placeholder END"""
 
 # The image's row is locked before it is read, so that a discovery that commits at the same time is either seen here or
 # sees the end of the job. Discovery locks in the same order.

@@ -87,6 +87,22 @@ _KEPT_OUT = sa.text("""
 """)
 
 
+def erased_owners(connection: sa.Connection, collection: Collection, owner_ids: Sequence[str]) -> set[str]:
+    """Those of the owners of whom everything is kept out; no further one is, before the transaction ends.
+
+    Call it before anything is locked, as `kept_out`.
+    """
+    connection.execute(_HOLD_GATE_OPEN, {"gate": _GATE})
+    values = {"collection": collection.name, "owner_ids": list(owner_ids)}
+    return set(connection.scalars(_ERASED_OWNERS, values))
+
+
+_ERASED_OWNERS = sa.text("""
+    SELECT owner_id FROM cdn_tombstones
+    WHERE collection = :collection AND owner_id = ANY(:owner_ids) AND source_type IS NULL
+""")
+
+
 def set_owner_tombstone(connection: sa.Connection, collection: Collection, owner_id: str) -> uuid.UUID:
     """Keeps the owner out; returns the tombstone's erasure, an earlier one if the owner has a tombstone already."""
     _close_gate(connection)

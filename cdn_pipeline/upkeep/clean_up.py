@@ -20,17 +20,21 @@ from cdn_pipeline.collections import SHARDS, Collection
 from cdn_pipeline.queue.housekeeping import (
     archive_failed_jobs,
     delete_old_jobs,
+    delete_old_probes,
+    delete_old_refreshes,
     delete_old_runs,
     delete_superseded_renditions,
 )
 from cdn_pipeline.queue.leases import release_dead_leases
 from cdn_pipeline.queue.references import forget_removed, lock_removal, mark_unreferenced, sole_remover
 from cdn_pipeline.settings import Settings
+from cdn_pipeline.upkeep.erase import Eraser
 from cdn_pipeline.upkeep.removal import remove_half_removed, remove_marked, remove_unreferenced
 from cdn_pipeline.upkeep.stores import Stores
 from cdn_pipeline.upkeep.survey import Survey, survey_originals, survey_renditions
 
 LIMIT = 10_000  # of each kind in one run: minutes; the next run goes on
+ERASURES = 20  # each may wait for runs for two minutes
 BATCH = 500  # rows that nobody settles beside: 10 ms
 TEMPORARY_KEPT = timedelta(days=1)  # nothing is written for longer than minutes
 FEW = 100  # unknown objects that may outnumber the known ones
@@ -50,6 +54,9 @@ class Kind(StrEnum):
     FAILED_JOBS = "failed jobs archived"
     OLD_JOBS = "old jobs"
     OLD_RUNS = "old runs"
+    OLD_PROBES = "old delivery probes"
+    OLD_REFRESHES = "old refreshes"
+    ERASURES = "interrupted erasures gone on with"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,10 @@ def grace_of(settings: Settings) -> timedelta:
 
 @dataclass(frozen=True, slots=True)
 class CleanUp:
-    """One run over catalog and stores; `limit` bounds each kind, `force` removes even most objects of a store."""
+    """One run over catalog and stores; `limit` bounds each kind, `force` removes even most objects of a store.
+
+    `eraser` goes on with erasures that were interrupted; without one they stay as they are.
+    """
 
     catalog: sa.Engine
     collection: Collection
@@ -89,6 +99,7 @@ class CleanUp:
     limit: int = LIMIT
     dry_run: bool = True
     force: bool = False
+    eraser: Eraser | None = None
 
     def run(self) -> Iterator[Cleaned]:
         """Cleans kind by kind; yields how far it is, more than once where a kind takes longer.
@@ -106,7 +117,11 @@ class CleanUp:
         yield self._in_catalog(Kind.FAILED_JOBS, lambda connection: archive_failed_jobs(connection, self.limit))
         yield self._in_catalog(Kind.OLD_JOBS, lambda connection: delete_old_jobs(connection, self.limit))
         yield self._in_catalog(Kind.OLD_RUNS, lambda connection: delete_old_runs(connection, self.limit))
+        yield self._in_catalog(Kind.OLD_PROBES, lambda connection: delete_old_probes(connection, self.limit))
+        yield self._in_catalog(Kind.OLD_REFRESHES, lambda connection: delete_old_refreshes(connection, self.limit))
         self._transaction(forget_removed)
+        if self.eraser is not None:
+            yield self._interrupted_erasures(self.eraser)
 
     def run_for(self, seconds: float) -> Iterator[Cleaned]:
         """Runs again and again until nothing is left, or that time is over; yields what all of them have cleaned.
@@ -128,6 +143,15 @@ class CleanUp:
             if self.dry_run or is_all or is_stuck or time.monotonic() >= until:
                 return
             before = {kind: each.after(before.get(kind)) for kind, each in latest.items()}
+
+    def _interrupted_erasures(self, eraser: Eraser) -> Cleaned:
+        """What is wrong with one is in its `problem`, and a check of its own tells of it."""
+        limit = min(ERASURES, self.limit)
+        found = eraser.interrupted(limit)
+        if not self.dry_run:
+            for erasure_id in found:
+                eraser.go_on(erasure_id)
+        return Cleaned(Kind.ERASURES, len(found), is_all=len(found) < limit)
 
     def _in_catalog(self, kind: Kind, work: Callable[[sa.Connection], int]) -> Cleaned:
         count = self._transaction(work)

@@ -1,7 +1,7 @@
 """Erasure: an owner's images, or some of them, leave catalog, stores and CDN, and do not come back.
 
 Each step can be repeated, and none begins before the one before it is committed; so an erasure that was interrupted at
-any point goes on where it was when it is asked for again, and stands as `open` until then:
+any point goes on where it was when it is asked for again, or with the next clean-up, and stands as `open` until then:
 
 1. tombstones, so that nothing lets the images in again (`queue.tombstones`), with copies in the store of originals;
 2. rows, so that nothing shows them (`queue.erasures`);
@@ -12,10 +12,12 @@ any point goes on where it was when it is asked for again, and stands as `open` 
 """
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -36,8 +38,11 @@ from cdn_pipeline.upkeep.requests import some_at_once
 from cdn_pipeline.upkeep.stores import Stores, open_stores
 from cdn_pipeline.upkeep.tombstones import delete_copies, store_copies
 
+_log = logging.getLogger(__name__)
+
 # For runs that have an image in hand: one attempt takes 60 s at most, after what was claimed before it.
 PATIENCE_SECONDS = 120.0
+INTERRUPTED_AFTER = timedelta(minutes=15)  # without a sign: one that goes on waits for runs for two at most
 _POLL_SECONDS = 0.5
 _LOOKS_AT_CDN = 5  # a purge takes about 150 ms to reach all of Cloudflare
 _CDN_TIMEOUT = httpx.Timeout(10.0, connect=3.0)
@@ -91,9 +96,16 @@ class Eraser:
 
         What goes wrong is in its `problem`: nothing of it is undone, and calling this again goes on.
         """
-        return self.go_on(transaction(self.catalog, partial(self._begin, target, requested_by, reason)))
+        return self.go_on(self.begin(target, requested_by=requested_by, reason=reason))
 
-    def _begin(self, target: Target, requested_by: str, reason: str, connection: sa.Connection) -> uuid.UUID:
+    def begin(self, target: Target, *, requested_by: str, reason: str) -> uuid.UUID:
+        """Sets the tombstones, so that nothing lets the target in any more; `go_on` with the id that is returned."""
+        return transaction(
+            self.catalog, partial(self.begin_within, target=target, requested_by=requested_by, reason=reason)
+        )
+
+    def begin_within(self, connection: sa.Connection, target: Target, *, requested_by: str, reason: str) -> uuid.UUID:
+        """As `begin`, within a transaction of the caller's."""
         if target.asset_ids is None:
             erasure_id = tombstones.set_owner_tombstone(connection, self.collection, target.owner_id)
         else:
@@ -109,12 +121,24 @@ class Eraser:
         )
         return erasure_id
 
+    def interrupted(self, limit: int) -> list[uuid.UUID]:
+        """Erasures that something is left of and nobody has gone on with lately, the longest left alone first."""
+        states = [ErasureState.OPEN, ErasureState.PURGE_PENDING] if self.purge else [ErasureState.OPEN]
+        wanted = partial(
+            erasures.left_alone, collection=self.collection, states=states, lately=INTERRUPTED_AFTER, limit=limit
+        )
+        return transaction(self.catalog, wanted)
+
     def go_on(self, erasure_id: uuid.UUID) -> Erasure:
         """Does what is left of an erasure; returns how far it has come."""
         try:
             state, cdn_verified, problem = self._finish(erasure_id)
         except StoreUnavailable as error:
             state, cdn_verified, problem = ErasureState.OPEN, None, str(error)
+        except Exception as error:  # whoever looks at the erasure has no log
+            _log.exception("an erasure failed", extra={"erasure": str(erasure_id)})
+            reason = getattr(error, "orig", None) or error  # without the statement and its values
+            state, cdn_verified, problem = ErasureState.OPEN, None, f"{type(error).__name__}: {reason}"
         close = partial(
             erasures.close_erasure, erasure_id=erasure_id, state=state, cdn_verified=cdn_verified, problem=problem
         )
@@ -124,6 +148,8 @@ class Eraser:
     def _finish(self, erasure_id: uuid.UUID) -> tuple[ErasureState, bool | None, str | None]:
         store_copies(self.catalog, self.stores.originals, erasure_id)
         transaction(self.catalog, partial(erasures.take_down, erasure_id=erasure_id))
+        paths = [f"{path_of(prefix)}/" for prefix in self._prefixes(erasure_id)]
+        transaction(self.catalog, partial(erasures.delete_probes, prefixes=paths))
         self._delete_listed(erasure_id)
         in_hand = self._wait_for_runs(erasure_id)
         self._list_strays(erasure_id)

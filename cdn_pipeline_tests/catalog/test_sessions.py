@@ -2,11 +2,15 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
+from cdn_pipeline.catalog import sessions
 from cdn_pipeline.catalog.migrate import CatalogOutdatedError
 from cdn_pipeline.catalog.sessions import (
+    is_away,
+    limit_statements,
     open_catalog,
     open_demo_database,
     open_source_database,
@@ -156,3 +160,33 @@ def test_another_database_is_refused_without_telling_the_password(url: str) -> N
 
 def test_the_folder_of_the_embedded_database_is_under_var(tmp_path: Path) -> None:
     assert Settings(_env_file=None, cdn_pipeline_var_dir=tmp_path).embedded_catalog  # type: ignore[call-arg]
+
+
+# -- a server that says nothing --
+
+
+def test_a_statement_that_a_stopped_server_never_answers_is_given_up_and_the_next_connection_works(
+    catalog: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_SILENCE_SECONDS", 0.2)
+    limit_statements(catalog, 1)
+    with catalog.connect() as connection:
+        backend = psutil.Process(connection.scalar(sa.text("SELECT pg_backend_pid()")))
+        backend.suspend()
+        try:
+            with pytest.raises(sa.exc.OperationalError) as caught:
+                connection.execute(sa.text("SELECT 1"))
+        finally:
+            backend.resume()
+    assert is_away(caught.value)
+    with catalog.connect() as connection:
+        assert connection.scalar(sa.text("SELECT 1")) == 1
+
+
+def test_a_statement_that_takes_too_long_is_cancelled_and_its_connection_goes_on(catalog: sa.Engine) -> None:
+    limit_statements(catalog, 1)
+    with catalog.connect() as connection:
+        with pytest.raises(sa.exc.OperationalError, match="statement timeout"):
+            connection.execute(sa.text("SELECT pg_sleep(60)"))
+        connection.rollback()
+        assert connection.scalar(sa.text("SELECT 1")) == 1

@@ -25,7 +25,8 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_help_names_every_command() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("demo", "dev", "serve", "migrate", "status", "explain", "rollout", "queue"):
+    work = ("demo", "dev", "serve", "migrate", "backfill", "status", "explain", "profile", "retry", "rollout", "queue")
+    for command in (*work, "compare", "cdn", "rollback-drill", "cost"):
         assert command in result.output
 
 

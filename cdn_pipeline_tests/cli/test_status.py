@@ -60,6 +60,20 @@ def test_a_catalog_in_order_is_healthy(invoke: Invoke, connection: sa.Connection
     assert "0 images lost, 0 arrived dead" in result.output
 
 
+def test_refreshes_that_users_wait_for_are_told(invoke: Invoke, connection: sa.Connection) -> None:
+    assert "refreshes" not in invoke("status").output
+    connection.execute(
+        sa.text("""
+            INSERT INTO cdn_refreshes (collection, owner_id, shard, requested_at)
+            VALUES ('instagram', 'a', '00', now() - interval '3 minutes'),
+                   ('instagram', 'b', '00', now() - interval '2 hours')""")
+    )
+    result = invoke("status")
+    assert result.exit_code == 1
+    assert "1 profile that users want fetched again, the oldest for 3 min" in result.output
+    assert "no run came to 1 in the last hour" in result.output
+
+
 def test_an_erasure_that_is_not_finished_is_told(invoke: Invoke, connection: sa.Connection) -> None:
     assert "erasures" not in invoke("status").output
     connection.execute(

@@ -1,5 +1,6 @@
 """From an expired URL to a published picture, by way of the provider; and what happens when that does not answer."""
 
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ import sqlalchemy as sa
 from cdn_pipeline.collections import INSTAGRAM, SHARDS
 from cdn_pipeline.demo.app_database import posts_table, profiles_table
 from cdn_pipeline.engine.discover import discover
-from cdn_pipeline.engine.refetch import NO_PROVIDER, Patience, Refetched, refetch, refetch_configured
-from cdn_pipeline.queue.fresh_urls import Allowance
+from cdn_pipeline.engine.refetch import Patience, Refetched, Stopped, refetch, refetch_configured
+from cdn_pipeline.queue.fresh_urls import Allowance, claim_owners
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.sources.app_database import shard_of
 from cdn_pipeline.sources.instagram import parse
@@ -140,7 +141,7 @@ class Told:
         for name in usernames:
             told = self.answers[name]
             answer = told.pop(0) if len(told) > 1 else told[0]
-            if isinstance(answer, Exception):
+            if isinstance(answer, BaseException):
                 raise answer
             yield NoProfile(name, answer) if isinstance(answer, Refusal) else ProvidedProfile(name, (answer,))
 
@@ -195,7 +196,7 @@ def test_a_provider_that_answers_nothing_is_left_alone_and_nothing_is_held_again
     told = Told({name: [refusal] for name in names(dead_world)})
     found = ask(told, dead_world, catalog, patience=Patience(owners_at_once=2, rounds=3, pause_seconds=0.0))
     assert len(told.asked) == rounds
-    assert found.stopped == "the provider answers nothing"
+    assert found.stopped is Stopped.NO_ANSWERS
     assert (found.asked.total(), found.still_waiting.total()) == (2, 4)
     assert rows(catalog, "SELECT DISTINCT answer, refusals FROM cdn_provider_owners") == [
         {"answer": "unavailable", "refusals": 0}
@@ -206,7 +207,8 @@ def test_a_refusal_is_one_failure_and_nobodys_turn_is_lost(dead_world: World, ca
     refused = ProviderRefusedError("Decodo does not take the question")
     told = Told({name: [refused] for name in names(dead_world)})
     found = ask(told, dead_world, catalog)
-    assert (found.stopped, found.asked.total(), found.budget_left) == (str(refused), 0, 1000)
+    assert (found.stopped, found.asked.total(), found.budget_left) == (Stopped.REFUSED, 0, 1000)
+    assert found.why_stopped == str(refused)
     assert len(told.asked) == 1
     assert rows(catalog, "SELECT refused FROM cdn_provider_usage") == [{"refused": str(refused)}]
 
@@ -228,7 +230,7 @@ def test_the_budget_ends_the_asking(dead_world: World, catalog: sa.Engine) -> No
         allowance=Allowance("told", per_day=3, per_second=1000.0),
         patience=Patience(owners_at_once=2, pause_seconds=0.0),
     )
-    assert (found.asked.total(), found.budget_left, found.stopped) == (3, 0, "today's budget is spent")
+    assert (found.asked.total(), found.budget_left, found.stopped) == (3, 0, Stopped.BUDGET_SPENT)
 
 
 def test_an_owner_whose_profile_is_gone_from_the_application_is_not_asked_for(
@@ -253,5 +255,31 @@ def test_without_a_provider_nothing_is_asked_and_images_wait(
     dead_world: World, settings: Settings, catalog: sa.Engine
 ) -> None:
     found = refetch_configured(settings, dead_world.engine, catalog, INSTAGRAM, SHARDS)
-    assert (found.stopped, found.asked.total(), found.still_waiting.total()) == (NO_PROVIDER, 0, 4)
+    assert (found.stopped, found.asked.total(), found.still_waiting.total()) == (Stopped.NO_PROVIDER, 0, 4)
     assert rows(catalog, "SELECT * FROM cdn_provider_usage") == []
+
+
+def test_whoever_asks_again_waits_for_the_rate(dead_world: World, catalog: sa.Engine) -> None:
+    flaky, *_ = names(dead_world)
+    fresh = fresh_avatar(dead_world, dead_world.profile_ids[0])
+    told = Told({name: [Refusal.GONE] for name in names(dead_world)} | {flaky: [Refusal.EMPTY, fresh]})
+    moments: list[float] = []
+    told_now = told.fetch
+
+    def fetch(usernames: Sequence[str]) -> Iterator[Answer]:
+        moments.append(time.monotonic())
+        return told_now(usernames)
+
+    told.fetch = fetch  # type: ignore[method-assign]
+    twenty_a_second = Allowance("told", per_day=100, per_second=20.0)
+    assert ask(told, dead_world, catalog, allowance=twenty_a_second).answered.total() == 1
+    first, second = moments
+    assert second - first > 3.5 / 20
+
+
+def test_a_night_that_would_wait_for_longer_than_it_has_spends_nothing(dead_world: World, catalog: sa.Engine) -> None:
+    slow = Allowance("told", per_day=100, per_second=0.01)
+    with catalog.begin() as connection:
+        claim_owners(connection, QUICK, slow, ["somebody"])
+    found = ask(Told({}), dead_world, catalog, allowance=slow, patience=Patience(seconds=50.0))
+    assert (found.stopped, found.asked.total(), found.budget_left) == (Stopped.TIME_IS_OVER, 0, 99)

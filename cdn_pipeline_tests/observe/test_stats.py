@@ -18,10 +18,13 @@ from cdn_pipeline.observe.stats import (
     HourNotOverError,
     HourStats,
     HourTooOldError,
+    StorageGrowth,
     compare_hours,
     compute_hour,
     latest_hours,
     missing_hours,
+    note_storage,
+    storage_growth,
     write_hour,
 )
 from cdn_pipeline.queue.housekeeping import JOBS_KEPT
@@ -285,3 +288,58 @@ def test_hours_that_nobody_counted_are_missing_from_the_first_stored_one_on(cloc
 
     set_clock(clocked, EIGHT + HOUR)
     assert missing_hours(clocked, timedelta(hours=24)) == [*before_seven, EIGHT - HOUR]
+
+
+# -- what the stores hold --
+
+
+def stored_storage(connection: sa.Connection) -> list[tuple[int | None, int | None]]:
+    """(bytes, objects) of each stored hour, the earliest first."""
+    rows = connection.execute(
+        sa.text("SELECT storage_bytes, storage_objects FROM cdn_processing_stats ORDER BY date, hour")
+    )
+    return [(row.storage_bytes, row.storage_objects) for row in rows]
+
+
+def test_a_reading_of_the_stores_stays_when_its_hour_is_counted_again(clocked: sa.Connection) -> None:
+    see(clocked, reference())
+    publish(clocked)
+    set_clock(clocked, EIGHT + HOUR + SETTLES_IN)
+    for _ in range(2):
+        stats = compute_hour(clocked, EIGHT)
+        write_hour(clocked, stats)
+        note_storage(clocked, stats)
+        [reading] = stored_storage(clocked)
+        clocked.execute(sa.text("UPDATE cdn_image_renditions SET file_size = file_size + 1000"))
+        assert reading == (12, 3)  # an original of 10 bytes and two renditions of one
+        assert [each.differences for each in compare_hours(clocked, timedelta(hours=24))] == [{}]
+
+
+def test_an_hour_that_is_long_over_gets_no_reading(clocked: sa.Connection) -> None:
+    set_clock(clocked, EIGHT + 2 * HOUR)
+    stats = compute_hour(clocked, EIGHT)
+    write_hour(clocked, stats)
+    note_storage(clocked, stats)
+    assert stored_storage(clocked) == [(None, None)]
+
+
+def read_stores(connection: sa.Connection, hour: datetime, held: int) -> None:
+    values = {"date": hour.date(), "hour": hour.hour, "held": held}
+    insert = "INSERT INTO cdn_processing_stats (date, hour, storage_bytes) VALUES (:date, :hour, :held)"
+    connection.execute(sa.text(insert), values)
+
+
+def test_growth_compares_the_latest_reading_with_that_of_a_week_before(catalog: sa.Engine) -> None:
+    with session(catalog) as connection:
+        for ago, held in ((timedelta(days=7, hours=1), 60), (timedelta(days=7), 70), (timedelta(days=1), 90)):
+            read_stores(connection, EIGHT - ago, held)
+        read_stores(connection, EIGHT, 100)
+        assert storage_growth(connection) == StorageGrowth(before=70, now=100)
+
+
+@pytest.mark.parametrize("ago", [timedelta(days=6, hours=23), timedelta(days=8, hours=1)])
+def test_without_a_reading_of_a_week_ago_growth_is_not_known(catalog: sa.Engine, ago: timedelta) -> None:
+    with session(catalog) as connection:
+        read_stores(connection, EIGHT - ago, 70)
+        read_stores(connection, EIGHT, 100)
+        assert storage_growth(connection) is None

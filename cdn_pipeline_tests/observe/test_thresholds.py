@@ -7,16 +7,19 @@ from cdn_pipeline.observe.thresholds import (
     Judgement,
     judge_deadlines,
     judge_failed_shards,
+    judge_first_bytes,
     judge_health,
     judge_lost,
     judge_not_in_rate,
     judge_objects,
     judge_oldest_due,
+    judge_probes,
     judge_processing_time,
     judge_queue_depth,
     judge_scans,
     judge_stats,
     judge_success_rate,
+    judge_urls,
 )
 
 COUNTS = st.integers(0, 10_000)
@@ -142,3 +145,28 @@ def test_a_job_due_for_an_hour_is_a_warning_and_for_six_an_error(age: timedelta)
     assert verdict(judge_oldest_due(age)) == expected
     assert verdict(judge_oldest_due(None)) == "ok"
     assert judge_oldest_due(timedelta(minutes=70)).words == "an urgent job has been due for 70 min, more than 60 min"
+
+
+@given(COUNTS, st.data())
+@example(100, None)
+def test_fewer_than_99_percent_of_100_urls_in_time_are_a_warning(probed: int, data: st.DataObject | None) -> None:
+    in_time = data.draw(st.integers(0, probed)) if data else 99  # exactly 99 %: in time
+    expected = "ok" if probed < 100 or in_time * 100 >= probed * 99 else "warning"
+    assert verdict(judge_first_bytes(in_time / probed if probed else None, probed)) == expected
+
+
+@given(st.integers(1, 1000), st.data())
+def test_one_broken_url_is_an_error(probed: int, data: st.DataObject) -> None:
+    broken = data.draw(st.integers(0, probed))
+    assert verdict(judge_urls(probed, broken)) == ("error" if broken else "ok")
+
+
+def test_one_job_is_not_told_as_many() -> None:
+    assert judge_queue_depth(1).words == "1 urgent job is in the queue"
+    assert judge_queue_depth(2).words == "2 urgent jobs are in the queue"
+
+
+@given(st.timedeltas(timedelta(), timedelta(days=90)))
+@example(timedelta(hours=3))
+def test_probes_older_than_three_hours_are_a_warning(age: timedelta) -> None:
+    assert verdict(judge_probes(age)) == ("warning" if age > timedelta(hours=3) else "ok")

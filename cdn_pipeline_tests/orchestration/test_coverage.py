@@ -30,7 +30,7 @@ def fail(instance: dg.DagsterInstance, lane: str, minutes_ago: float, sensor: st
 @pytest.mark.parametrize(
     ("tags", "needs"),
     [
-        ({"lane": "urgent"}, {Need.URGENT, *SOON}),
+        ({"lane": "urgent"}, {Need.URGENT, Need.REFRESH, *SOON}),
         ({"lane": "regular"}, SOON),
         ({"lane": "bulk"}, {Need.BULK}),
         ({"dagster/backfill": "b"}, {Need.BULK}),
@@ -46,7 +46,7 @@ def test_a_run_covers_what_it_takes_in_time_and_once_it_has_read_its_sources_no_
     for ago, covered in (
         (None, needs),
         (timedelta(seconds=50), needs),
-        (timedelta(seconds=70), needs - {Need.CHANGED}),
+        (timedelta(seconds=70), needs - {Need.CHANGED, Need.REFRESH}),
     ):
         if ago is not None:
             report(instance, run, dg.DagsterEventType.PIPELINE_START, ago)
@@ -82,9 +82,21 @@ def test_three_failures_within_a_quarter_of_an_hour_hold_a_shard_back(instance: 
     assert covered.held_back == {"05": in_a_minute, "06": in_a_minute}
 
 
+def test_failures_of_runs_that_the_api_started_count_as_the_sensors(instance: dg.DagsterInstance) -> None:
+    for _ in range(3):
+        run = begin_run(instance, **SHARDS, lane="urgent")
+        report(instance, run, dg.DagsterEventType.PIPELINE_FAILURE, timedelta(minutes=1))
+    assert look_at_runs(instance, SENSOR).held_back.keys() == {"05", "06"}
+
+
 @pytest.mark.parametrize(
     ("lane", "needs"),
-    [("urgent", {Need.URGENT, *SOON}), ("regular", SOON), ("bulk", {Need.BULK}), ("", {Need.BULK, *SOON})],
+    [
+        ("urgent", {Need.URGENT, Need.REFRESH, *SOON}),
+        ("regular", SOON),
+        ("bulk", {Need.BULK}),
+        ("", {Need.BULK, *SOON}),
+    ],
 )
 def test_failures_hold_back_only_what_runs_of_their_lane_take(
     instance: dg.DagsterInstance, lane: str, needs: Set[Need]

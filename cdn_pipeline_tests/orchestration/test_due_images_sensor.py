@@ -14,6 +14,7 @@ from cdn_pipeline.demo import app_database as demo
 from cdn_pipeline.engine.discover import discover
 from cdn_pipeline.orchestration import sensors
 from cdn_pipeline.orchestration.sensors import due_images_sensor
+from cdn_pipeline.queue.heartbeats import last_beat
 from cdn_pipeline.queue.leases import hold_run
 from cdn_pipeline.sources.app_database import shard_of
 from cdn_pipeline_tests.orchestration.workplace import (
@@ -105,6 +106,12 @@ def test_a_scan_of_everything_says_so_and_tells_what_is_gone(place: Workplace, w
     again = place.run(*ALL_SHARDS)
     assert place.metadata(again.run_id, SOURCE, "00")["scope"] == "every row"
     assert place.sum_of("removed", again.run_id, SOURCE) == 3
+
+
+def test_every_tick_is_a_heartbeat(place: Workplace, world: World, catalog: sa.Engine) -> None:
+    tick(place)
+    with catalog.connect() as connection:
+        assert last_beat(connection) is not None
 
 
 def test_one_tick_evaluated_twice_has_the_same_keys(place: Workplace, world: World) -> None:
@@ -258,9 +265,11 @@ def test_a_tick_without_its_source_fails_in_words_and_the_next_one_works(
 
 def test_ticks_share_their_connections(place: Workplace, world: World) -> None:
     tick(place)
-    catalog = sensors._databases._catalog
+    with sensors._databases.in_use() as before:
+        pass
     tick(place)
-    assert sensors._databases._catalog is catalog
+    with sensors._databases.in_use() as after:
+        assert after is before
 
 
 def test_the_sensor_is_stopped_until_somebody_starts_it(place: Workplace) -> None:

@@ -46,6 +46,7 @@ def test_limits_of_lanes_leave_one_place_for_what_cannot_wait() -> None:
         queue = instance.get_concurrency_config().run_queue_config
     assert queue is not None
     assert list(queue.tag_concurrency_limits) == [
+        {"key": "lane", "value": "urgent", "limit": 3},
         {"key": "lane", "value": "regular", "limit": 2},
         {"key": "lane", "value": "bulk", "limit": 1},
         {"key": "dagster/backfill", "limit": 1},

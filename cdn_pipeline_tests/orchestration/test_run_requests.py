@@ -66,6 +66,7 @@ def needs_of(number: int, work: DueWork, covered: Covered) -> set[Need]:
     needs = {
         Need.URGENT: is_urgent,
         Need.DUE: demand.due > 0 and not is_urgent,
+        Need.REFRESH: shard in work.refreshes,
         Need.CHANGED: shard in work.changed,
         Need.BULK: demand.bulk_due > 0,
     }
@@ -74,7 +75,7 @@ def needs_of(number: int, work: DueWork, covered: Covered) -> set[Need]:
 
 def needy(work: DueWork, covered: Covered, *, bulk: bool) -> list[int]:
     """The shards that need a bulk run, or one of the other lanes, by their number."""
-    lanes = {True: {Need.BULK}, False: {Need.URGENT, Need.DUE, Need.CHANGED}}
+    lanes = {True: {Need.BULK}, False: set(Need) - {Need.BULK}}
     return [number for number in range(len(SHARDS)) if needs_of(number, work, covered) & lanes[bulk]]
 
 
@@ -99,7 +100,9 @@ demands = st.builds(
     | st.just(Demand(waiting=1, next_attempt_at=NOW)),
     st.builds(bulk, st.integers(0, 3000)),
 )
-works = st.builds(due_work, st.dictionaries(st.sampled_from(SHARDS), demands), changed=some_shards)
+works = st.builds(
+    due_work, st.dictionaries(st.sampled_from(SHARDS), demands), changed=some_shards, refreshes=some_shards
+)
 coverings = st.builds(Covered, st.dictionaries(st.sampled_from(SHARDS), st.frozensets(st.sampled_from(Need))))
 
 
@@ -144,7 +147,7 @@ def test_a_run_is_as_urgent_as_its_most_urgent_shard_and_bulk_work_is_never_part
         if run.lane is Lane.BULK:
             assert Need.BULK in inside
         else:
-            assert run.lane is (Lane.URGENT if Need.URGENT in inside else Lane.REGULAR)
+            assert run.lane is (Lane.URGENT if inside & {Need.URGENT, Need.REFRESH} else Lane.REGULAR)
         assert run.priority in {Lane.URGENT: (10,), Lane.REGULAR: (0, 5), Lane.BULK: (-10,)}[run.lane]
 
 
@@ -194,6 +197,7 @@ def test_each_need_is_covered_by_itself(covered: Need) -> None:
     works = {
         Need.URGENT: (due_work({"05": due(priority=1)}), Lane.URGENT),
         Need.DUE: (due_work({"05": due()}), Lane.REGULAR),
+        Need.REFRESH: (due_work(refreshes=frozenset({"05"})), Lane.URGENT),
         Need.CHANGED: (due_work(changed=frozenset({"05"})), Lane.REGULAR),
         Need.BULK: (due_work({"05": bulk()}), Lane.BULK),
     }
@@ -234,6 +238,8 @@ def test_the_reason_for_no_run_is_told_with_numbers() -> None:
     assert why_nothing(due_work({"05": waiting["05"]}, source_read_until=read_until), Covered()) == (
         "nothing is due; 2 retries wait, the next at 14:05 UTC; no source row changed since 13:59:40 UTC"
     )
+    refreshing = due_work(refreshes=frozenset({"05"}))
+    assert "runs are about to refresh profiles of 1 shard; no" in why_nothing(refreshing, Covered())
     assert "3 retries wait, the next at 13:59 UTC" in why_nothing(due_work(waiting), Covered())
     assert "1 retry waits, the next at 2026-03-02 13:59 UTC" in why_nothing(
         due_work({"05": Demand(waiting=1, next_attempt_at=NOW + timedelta(days=1))}), Covered()

@@ -11,7 +11,9 @@ import sqlalchemy as sa
 from cdn_pipeline.catalog.sessions import transaction
 from cdn_pipeline.collections import INSTAGRAM, SHARDS
 from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.queue.erasures import take_down
 from cdn_pipeline.queue.fresh_urls import (
+    LATELY,
     Allowance,
     Grant,
     ask_again,
@@ -22,9 +24,11 @@ from cdn_pipeline.queue.fresh_urls import (
     note_answer,
     note_refused,
     owners_wanting_urls,
+    refused_lately,
 )
 from cdn_pipeline.queue.outcomes import Verdict
 from cdn_pipeline.queue.settlement import settle
+from cdn_pipeline.queue.tombstones import set_owner_tombstone
 from cdn_pipeline.sources.provider import Refusal
 from cdn_pipeline_tests.queue.catalogs import (
     RUN,
@@ -234,3 +238,84 @@ def test_a_refusal_by_the_provider_gives_back_what_came_to_nothing_and_is_rememb
     claim(connection, "b")
     note_answer(connection, INSTAGRAM, ALLOWANCE, "b", None)
     assert tuple(connection.execute(usage).one()) == (2, 2, None)
+
+
+# -- out of turn: a user asks --
+
+
+def claim_out_of_turn(connection: sa.Connection, *owners: str) -> Grant:
+    return claim_owners(connection, INSTAGRAM, ALLOWANCE, owners, in_turn=False)
+
+
+def test_a_question_out_of_turn_is_put_whatever_was_asked_before_and_takes_no_turn_away(
+    connection: sa.Connection,
+) -> None:
+    assert claim_out_of_turn(connection, "new").owner_ids == {"new"}
+    note_answer(connection, INSTAGRAM, ALLOWANCE, "new", Refusal.UNAVAILABLE, in_turn=False)
+    assert claim(connection, "new").owner_ids == {"new"}
+    assert claim(connection, "new").owner_ids == set()
+    assert claim_out_of_turn(connection, "new").owner_ids == {"new"}
+    assert budget_left(connection, ALLOWANCE) == 97
+
+
+@pytest.mark.parametrize("refusal", Refusal)
+def test_a_refusal_out_of_turn_is_not_held_against_the_owner(connection: sa.Connection, refusal: Refusal) -> None:
+    for _ in range(5):
+        claim_out_of_turn(connection, "owner")
+        note_answer(connection, INSTAGRAM, ALLOWANCE, "owner", refusal, in_turn=False)
+    assert claim(connection, "owner").owner_ids == {"owner"}
+
+
+def test_an_answer_out_of_turn_leaves_the_night_its_question(connection: sa.Connection) -> None:
+    claim_out_of_turn(connection, "owner")
+    note_answer(connection, INSTAGRAM, ALLOWANCE, "owner", None, in_turn=False)
+    assert claim(connection, "owner").owner_ids == {"owner"}
+
+
+def test_half_of_a_days_budget_is_for_the_nights_whatever_users_ask(connection: sa.Connection) -> None:
+    five = Allowance("decodo", per_day=5, per_second=1000.0)
+    grant = claim_owners(connection, INSTAGRAM, five, ["a", "b", "c", "d"], in_turn=False)
+    assert (set(grant.owner_ids), grant.budget_left) == ({"a", "b", "c"}, 0)
+    assert ask_again(connection, five, ["a"], in_turn=False).owner_ids == frozenset()
+    assert claim(connection, "a", "b", "c", allowance=five).owner_ids == {"a", "b"}
+
+
+def test_who_has_no_time_to_wait_is_granted_nothing_and_spends_nothing(connection: sa.Connection) -> None:
+    slow = Allowance("decodo", per_day=100, per_second=0.01)
+    claim(connection, "a", allowance=slow)
+    hurried = partial(claim_owners, connection, INSTAGRAM, slow, ["b"])
+    for grant in (hurried(within_seconds=90.0), ask_again(connection, slow, ["a"], within_seconds=90.0)):
+        assert (grant.owner_ids, grant.budget_left) == (frozenset(), 99)
+        assert 90 < grant.wait_seconds <= 100
+    assert hurried(within_seconds=110.0).owner_ids == {"b"}
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_an_erased_owner_is_not_asked_for(connection: sa.Connection, in_turn: bool) -> None:
+    show(connection, "erased", HOUR)
+    claim(connection, "erased")
+    take_down(connection, set_owner_tombstone(connection, INSTAGRAM, "erased"))
+    grant = claim_owners(connection, INSTAGRAM, ALLOWANCE, ["erased", "owner"], in_turn=in_turn)
+    assert grant.owner_ids == {"owner"}
+    assert connection.scalars(sa.text("SELECT owner_id FROM cdn_provider_owners")).all() == ["owner"]
+
+
+def test_a_provider_that_refuses_us_out_of_turn_gives_the_requests_back_and_leaves_turns_as_they_were(
+    connection: sa.Connection,
+) -> None:
+    claim(connection, "owner")
+    claim_out_of_turn(connection, "owner")
+    note_refused(connection, INSTAGRAM, ALLOWANCE, ["owner"], "no", in_turn=False)
+    assert budget_left(connection, ALLOWANCE) == 99
+    assert claim(connection, "owner").owner_ids == set()
+
+
+def test_who_was_private_or_gone_within_the_day_is_known_to_be(connection: sa.Connection) -> None:
+    owners = [refusal.value for refusal in Refusal]
+    claim(connection, *owners)
+    for owner in owners:
+        note_answer(connection, INSTAGRAM, ALLOWANCE, owner, Refusal(owner))
+    lately = {"private": Refusal.PRIVATE, "gone": Refusal.GONE}
+    assert refused_lately(connection, INSTAGRAM, [*owners, "never asked"]) == lately
+    pass_time(connection, LATELY)
+    assert refused_lately(connection, INSTAGRAM, owners) == {}

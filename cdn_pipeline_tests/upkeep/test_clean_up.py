@@ -270,6 +270,32 @@ def test_runs_go_90_days_after_their_end(catalog: sa.Engine, connection: sa.Conn
     assert set(connection.scalars(sa.text("SELECT run_id FROM cdn_runs"))) == {"new", "open"}
 
 
+def test_delivery_probes_go_after_30_days(catalog: sa.Engine, connection: sa.Connection, stores: Stores) -> None:
+    connection.execute(
+        sa.text("""
+            INSERT INTO cdn_delivery_probes (path, probed_at)
+            VALUES ('/old', now() - interval '31 days'), ('/new', now() - interval '29 days')
+        """)
+    )
+    assert clean(catalog, stores) == {Kind.OLD_PROBES: 1}
+    assert connection.scalars(sa.text("SELECT path FROM cdn_delivery_probes")).all() == ["/new"]
+
+
+def test_users_refreshes_go_30_days_after_their_end(
+    catalog: sa.Engine, connection: sa.Connection, stores: Stores
+) -> None:
+    connection.execute(
+        sa.text("""
+            INSERT INTO cdn_refreshes (collection, owner_id, shard, requested_at, finished_at)
+            VALUES ('instagram', 'old', '00', now() - interval '32 days', now() - interval '31 days'),
+                   ('instagram', 'new', '00', now() - interval '32 days', now() - interval '29 days'),
+                   ('instagram', 'open', '00', now() - interval '32 days', NULL)
+        """)
+    )
+    assert clean(catalog, stores) == {Kind.OLD_REFRESHES: 1}
+    assert set(connection.scalars(sa.text("SELECT owner_id FROM cdn_refreshes"))) == {"new", "open"}
+
+
 def test_dead_leases_are_released(catalog: sa.Engine, connection: sa.Connection, stores: Stores) -> None:
     see(connection, reference())
     take(connection)

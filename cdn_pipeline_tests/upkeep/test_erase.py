@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -14,14 +15,16 @@ import sqlalchemy as sa
 
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.engine.mirror import open_store
-from cdn_pipeline.queue.erasures import ErasureState, list_erasures, list_objects
+from cdn_pipeline.queue.erasures import ErasureState, list_erasures, list_objects, read_erasure
+from cdn_pipeline.queue.refreshes import Limits, open_refresh
 from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.tombstones import UNKNOWN_IDENTITY, Candidate, kept_out
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.sources.discovery import ImageKey
 from cdn_pipeline.store.keys import original_key
 from cdn_pipeline.store.objects import ObjectStore, StoreUnavailable
-from cdn_pipeline.upkeep.erase import Eraser, LiftRefusedError, Target, expire_private_profiles
+from cdn_pipeline.upkeep.clean_up import CleanUp, Kind
+from cdn_pipeline.upkeep.erase import INTERRUPTED_AFTER, Eraser, LiftRefusedError, Target, expire_private_profiles
 from cdn_pipeline.upkeep.erasure_plan import erasures_of, plan_erasure
 from cdn_pipeline.upkeep.tombstones import bring_all_back, read_copies
 from cdn_pipeline_tests.cloudflare.zone import Zone, running_zone
@@ -124,6 +127,29 @@ def test_an_erased_owner_is_nowhere_and_everybody_else_stays(mirrored: Mirrored)
     assert erasure.originals > 0
     assert mirrored.paths == before - gone
     assert_nothing_of(mirrored, mirrored.owner)
+
+
+def test_probes_of_erased_urls_are_erased_whatever_became_of_their_renditions(mirrored: Mirrored) -> None:
+    owner = mirrored.owner
+    cleaned_up, neighbour = f"/th/ig/{owner}/avatar/256/0123456789abcdef.webp", f"/th/ig/{owner}2/avatar/256/0.webp"
+    with mirrored.catalog.begin() as connection:
+        connection.execute(
+            sa.text("INSERT INTO cdn_delivery_probes (path) SELECT unnest(CAST(:paths AS text[]))"),
+            {"paths": [*mirrored.paths, cleaned_up, neighbour]},
+        )
+    mirrored.eraser.erase(Target(owner), **WHO)
+    left = {row["path"] for row in rows(mirrored.catalog, "SELECT path FROM cdn_delivery_probes")}
+    assert left == {*mirrored.paths, neighbour}
+
+
+def test_what_users_asked_for_an_erased_owner_is_forgotten(mirrored: Mirrored) -> None:
+    owners = {row["owner_id"] for row in images(mirrored.catalog)}
+    for owner in owners:
+        with mirrored.catalog.begin() as connection:
+            open_refresh(connection, INSTAGRAM, owner, Limits())
+    mirrored.eraser.erase(Target(mirrored.owner), **WHO)
+    left = {row["owner_id"] for row in rows(mirrored.catalog, "SELECT owner_id FROM cdn_refreshes")}
+    assert left == owners - {mirrored.owner}
 
 
 def test_an_erased_owner_does_not_come_back_with_the_next_scan(mirrored: Mirrored) -> None:
@@ -272,6 +298,58 @@ def test_an_erasure_that_was_killed_before_a_step_is_visible_and_goes_on(
     erasure = mirrored.eraser.go_on(unfinished.id)
     assert (erasure.state, erasure.cdn_verified) == (ErasureState.DONE, True)
     assert_nothing_of(mirrored, mirrored.owner)
+
+
+def test_what_nobody_expected_is_noted_as_the_erasures_problem(
+    mirrored: Mirrored, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("a defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cdn_pipeline.upkeep.erase.store_copies", fail)
+        erasure = mirrored.eraser.erase(Target(mirrored.owner), **WHO)
+    assert (erasure.state, erasure.problem) == (ErasureState.OPEN, "KeyError: 'a defect'")
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+    assert mirrored.eraser.go_on(erasure.id).state is ErasureState.DONE
+
+
+def clean(mirrored: Mirrored, *, dry_run: bool = False) -> int:
+    """How many erasures a clean-up goes on with."""
+    eraser = mirrored.eraser
+    clean_up = CleanUp(mirrored.catalog, INSTAGRAM, eraser.stores, timedelta(days=30), dry_run=dry_run, eraser=eraser)
+    (gone_on_with,) = [cleaned.count for cleaned in clean_up.run() if cleaned.kind is Kind.ERASURES]
+    return gone_on_with
+
+
+def leave_alone(mirrored: Mirrored, for_how_long: timedelta) -> None:
+    with mirrored.catalog.begin() as connection:
+        connection.execute(sa.text("UPDATE cdn_erasures SET updated_at = now() - :ago"), {"ago": for_how_long})
+
+
+def test_the_clean_up_goes_on_with_an_erasure_whose_process_died_and_not_with_one_that_goes_on(
+    mirrored: Mirrored,
+) -> None:
+    erasure_id = mirrored.eraser.begin(Target(mirrored.owner), **WHO)
+    leave_alone(mirrored, INTERRUPTED_AFTER / 2)
+    assert clean(mirrored) == 0
+    leave_alone(mirrored, INTERRUPTED_AFTER)
+    assert clean(mirrored, dry_run=True) == 1
+    assert mirrored.paths_of(mirrored.owner)
+    assert clean(mirrored) == 1
+    with mirrored.catalog.connect() as connection:
+        assert read_erasure(connection, erasure_id).state is ErasureState.DONE
+    assert_nothing_of(mirrored, mirrored.owner)
+    leave_alone(mirrored, INTERRUPTED_AFTER)
+    assert clean(mirrored) == 0
+
+
+def test_the_clean_up_purges_again_only_if_it_can(mirrored: Mirrored) -> None:
+    without = replace(mirrored.eraser, purge=None)
+    assert without.erase(Target(mirrored.owner), **WHO).state is ErasureState.PURGE_PENDING
+    leave_alone(mirrored, INTERRUPTED_AFTER)
+    assert without.interrupted(limit=10) == []
+    assert clean(mirrored) == 1
 
 
 # -- runs that have an image in hand --

@@ -49,13 +49,14 @@ posts = dg.AssetSpec(
         "Nothing is downloaded here. Rows without a usable URL are counted and shown, never fatal. A scan of all rows "
         "also notices images whose row is gone; what is published of them stays. By night the provider is asked for "
         "profiles whose images want fresh URLs; its answers are taken in like rows. Profiles that turned private are "
-        "erased then, if `PRIVATE_PROFILES` says so."
+        "erased then, if `PRIVATE_PROFILES` says so. Profiles that users want refreshed come first, in any run."
     ),
 )
 def source_images(
     context: dg.AssetExecutionContext, config: DiscoverConfig, mirror: MirrorResource
 ) -> dg.MaterializeResult[None]:
-    """Discovery: source rows in, changed images and their jobs in the catalog."""
+    """Discovery: source rows in, changed images and their jobs in the catalog; users' refreshes first."""
+    _refresh(context, mirror.mirror, run_shards(context))
     for found in mirror.mirror.discover(run_shards(context), changed_only=config.changed_only):
         context.add_asset_metadata(
             known(
@@ -78,20 +79,32 @@ def source_images(
     return dg.MaterializeResult()
 
 
+def _refresh(context: dg.AssetExecutionContext, mirror: "Mirror", shards: Sequence[str]) -> None:
+    """Profiles that users want fetched again."""
+    from cdn_pipeline.engine.refresh import refresh_owners
+
+    mirror.pool.start()  # its processes need about a second, in which the provider is asked
+    answers = refresh_owners(
+        mirror.settings, mirror.source, mirror.catalog, mirror.collection, shards, run_id=mirror.run.run_id
+    )
+    for answer, count in answers.items():
+        context.log.info(f"refreshes that users asked for: {count} {answer}")
+
+
 def _fetch_urls(context: dg.AssetExecutionContext, mirror: "Mirror", shards: Sequence[str]) -> Sequence[str]:
     """By night: fresh URLs for what the source rows just read have none for; returns who has turned private."""
     from cdn_pipeline.engine.refetch import refetch_configured
 
     found = refetch_configured(mirror.settings, mirror.source, mirror.catalog, mirror.collection, shards)
     if found.stopped:
-        context.log.warning(f"fresh URLs: {found.stopped}; images that still wait: {found.still_waiting.total()}")
+        context.log.warning(f"fresh URLs: {found.why_stopped}; images that still wait: {found.still_waiting.total()}")
     for shard in shards:
         numbers = {
             "profiles asked for": found.asked[shard],
             "profiles answered": found.answered[shard],
             "fresh URLs": found.fresh_urls[shard],
             "still waiting for a URL": found.still_waiting[shard],
-            "provider": found.stopped,
+            "provider": found.why_stopped,
             "provider budget left": found.budget_left,
         }
         context.add_asset_metadata(known(numbers), partition_key=shard)

@@ -43,7 +43,7 @@ def processing_stats(context: dg.AssetExecutionContext, catalog: CatalogResource
     Raises:
         Failure: some cannot be counted; the others are, and are shown all the same.
     """
-    from cdn_pipeline.observe.stats import HourNotOverError, HourTooOldError, compute_hour, write_hour
+    from cdn_pipeline.observe.stats import HourNotOverError, HourTooOldError, compute_hour, note_storage, write_hour
 
     counted: dict[str, Metadata] = {}
     refusals = []
@@ -52,6 +52,7 @@ def processing_stats(context: dg.AssetExecutionContext, catalog: CatalogResource
             with catalog.engine.begin() as connection:
                 stats = compute_hour(connection, hour)
                 write_hour(connection, stats)
+                note_storage(connection, stats)
         except (HourNotOverError, HourTooOldError) as refusal:
             refusals.append(str(refusal))
         else:

@@ -21,7 +21,8 @@ OBJECTS_READ = 500  # of each store: 50 MB of originals, seconds
     description=(
         "What nobody needs any more leaves stores and catalog: superseded renditions after the grace period, objects "
         "that the catalog does not know, originals that nothing refers to, temporary files, old jobs and runs; failed "
-        "jobs are archived after 7 days, dead leases released. Never an object that a row refers to.\n\n"
+        "jobs are archived after 7 days, dead leases released, interrupted erasures gone on with. "
+        "Never an object that a row refers to.\n\n"
         "It goes on where the last run stopped, for an hour at most. With `dry_run` it only tells."
     ),
 )
@@ -35,16 +36,18 @@ def cleaned_stores(
     """
     from cdn_pipeline.collections import INSTAGRAM
     from cdn_pipeline.upkeep.clean_up import CleanUp, WrongCatalogError, grace_of
-    from cdn_pipeline.upkeep.stores import open_stores
+    from cdn_pipeline.upkeep.erase import Eraser
 
     settings = catalog.settings
+    eraser = Eraser.of(settings, catalog.engine)
     clean_up = CleanUp(
         catalog.engine,
         INSTAGRAM,
-        open_stores(settings),
+        eraser.stores,
         grace_of(settings),
         limit=config.limit,
         dry_run=config.dry_run,
+        eraser=eraser,
     )
     numbers: dict[str, int | bool] = {"dry run": config.dry_run}
     is_all: dict[str, bool] = {}

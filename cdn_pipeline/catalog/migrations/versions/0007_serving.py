@@ -25,8 +25,10 @@ def upgrade() -> None:
         sa.Column("fired_at", _TIME, nullable=True),
         sa.Column("clear_since", _TIME, nullable=True),
         sa.Column("resolved_at", _TIME, nullable=True),
+        sa.Column("told_severity", sa.String(length=10), nullable=True),
         sa.Column("told_firing_at", _TIME, nullable=True),
         sa.Column("told_resolved_at", _TIME, nullable=True),
+        sa.Column("untold", postgresql.ARRAY(sa.Text()), nullable=True),
         sa.Column("tell_after", _TIME, nullable=True),
         sa.Column("telling_failed", sa.Text(), nullable=True),
         sa.Column("updated_at", _TIME, server_default=sa.text("now()"), nullable=False),
@@ -87,11 +89,22 @@ def upgrade() -> None:
         sa.Column("shard", sa.String(length=2), nullable=False),
         sa.Column("requested_at", _TIME, server_default=sa.text("now()"), nullable=False),
         sa.Column("run_id", sa.Text(), nullable=True),
+        sa.Column("launched", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("answer", sa.String(length=40), nullable=True),
         sa.Column("finished_at", _TIME, nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_cdn_refreshes")),
     )
+    op.create_index(
+        "ix_cdn_refreshes_owner_id", "cdn_refreshes", ["collection", "owner_id", "requested_at"], unique=False
+    )
     op.create_index("ix_cdn_refreshes_requested_at", "cdn_refreshes", ["requested_at"], unique=False)
+    op.create_index(
+        "ix_cdn_refreshes_expired",
+        "cdn_refreshes",
+        ["collection", "finished_at"],
+        unique=False,
+        postgresql_where=sa.text("answer = 'expired'"),
+    )
     op.create_index(
         "uq_cdn_refreshes_open",
         "cdn_refreshes",
@@ -109,7 +122,11 @@ def downgrade() -> None:
     op.drop_column("cdn_processing_stats", "storage_bytes")
     op.drop_column("cdn_image_assets", "placeholder")
     op.drop_index("uq_cdn_refreshes_open", table_name="cdn_refreshes", postgresql_where=sa.text("finished_at IS NULL"))
+    op.drop_index(
+        "ix_cdn_refreshes_expired", table_name="cdn_refreshes", postgresql_where=sa.text("answer = 'expired'")
+    )
     op.drop_index("ix_cdn_refreshes_requested_at", table_name="cdn_refreshes")
+    op.drop_index("ix_cdn_refreshes_owner_id", table_name="cdn_refreshes")
     op.drop_table("cdn_refreshes")
     op.drop_table("cdn_heartbeats")
     op.drop_index("ix_cdn_delivery_probes_probed_at", table_name="cdn_delivery_probes")
