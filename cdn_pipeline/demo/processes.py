@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psutil
 
 from cdn_pipeline.settings import ConfigurationError
 
@@ -88,9 +89,22 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
             httpx.get(url, timeout=2.0)
         except httpx.TransportError:
             time.sleep(0.1)
-        else:
+            continue
+        if _listens(process, httpx.URL(url).port):
             return
+        time.sleep(0.1)  # somebody else took the port just now; the process will say so and end
     raise ChildFailedError(f"{url} did not answer within {_READY_SECONDS:.0f} s:\n{tail(log)}")
+
+
+def _listens(process: subprocess.Popen[bytes], port: int | None) -> bool:
+    """Whether the process, or one that it has started, is who listens on the port."""
+    with suppress(psutil.NoSuchProcess):
+        started = psutil.Process(process.pid)
+        for each in (started, *started.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if any(at.status == psutil.CONN_LISTEN and at.laddr.port == port for at in each.net_connections("tcp")):
+                    return True
+    return False
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

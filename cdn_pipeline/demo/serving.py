@@ -1,9 +1,11 @@
 """HTTP servers on loopback for as long as a `with` lasts: aiohttp applications, and ASGI ones on uvicorn."""
 
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TypeVar
 
 import uvicorn
@@ -59,3 +61,18 @@ def serving_asgi(application: ASGIApp) -> Iterator[str]:
             yield f"http://{LOOPBACK}:{server.servers[0].sockets[0].getsockname()[1]}"
         finally:
             server.should_exit = True
+
+
+@contextmanager
+def serving_handler(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """The free port on which the standard library's server answers, a thread for each request."""
+    server = ThreadingHTTPServer((LOOPBACK, 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

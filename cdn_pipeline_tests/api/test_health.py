@@ -22,12 +22,6 @@ from cdn_pipeline_tests.s3 import S3Server, moto_server  # noqa: F401
 NOBODY = "http://127.0.0.1:9"
 
 
-@pytest.fixture
-def client(settings: Settings, catalog: sa.Engine) -> Iterator[httpx.Client]:
-    with api(settings) as client:
-        yield client
-
-
 def remote(server: S3Server, **more: str) -> dict[str, str]:
     """Both stores on this server."""
     return {

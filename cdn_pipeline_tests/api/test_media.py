@@ -1,7 +1,7 @@
 """A profile's pictures as a frontend gets them: what is published, in the order of the posts, and nothing broken."""
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,9 +23,7 @@ from cdn_pipeline_tests.queue.catalogs import (
     both_sizes,
     original_of,
     outcome,
-    register,
     see,
-    session,
     source_url,
     take,
 )
@@ -33,19 +31,6 @@ from cdn_pipeline_tests.queue.catalogs import (
 PROFILE = "00000000-0000-4000-8000-00000000000a"
 OTHER = "00000000-0000-4000-8000-00000000000b"
 PLACEHOLDER = "LEHV6nWB2yk8pyo0adR*.7kCMdnj"
-
-
-@pytest.fixture
-def client(settings: Settings, catalog: sa.Engine) -> Iterator[httpx.Client]:
-    with api(settings) as client:
-        yield client
-
-
-@pytest.fixture
-def connection(catalog: sa.Engine) -> Iterator[sa.Connection]:
-    with session(catalog) as connection:
-        register(connection, RUN)
-        yield connection
 
 
 def image(

@@ -1,6 +1,5 @@
 """The documents that dashboards read: their exact keys, and their numbers."""
 
-from collections.abc import Iterator
 from datetime import UTC, timedelta
 
 import httpx
@@ -25,25 +24,10 @@ from cdn_pipeline_tests.queue.catalogs import (
     outcome,
     published,
     reference,
-    register,
     rendition,
     see,
-    session,
     take,
 )
-
-
-@pytest.fixture
-def client(settings: Settings, catalog: sa.Engine) -> Iterator[httpx.Client]:
-    with api(settings) as client:
-        yield client
-
-
-@pytest.fixture
-def connection(catalog: sa.Engine) -> Iterator[sa.Connection]:
-    with session(catalog) as connection:
-        register(connection, RUN)
-        yield connection
 
 
 def three_done_one_failed_one_queued(connection: sa.Connection) -> None:

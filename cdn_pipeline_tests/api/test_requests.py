@@ -21,12 +21,6 @@ from cdn_pipeline_tests.api.apis import ADMIN, api
 UNKNOWN = "/api/v1/creators/ig/00000000-0000-4000-8000-000000000000/media"
 
 
-@pytest.fixture
-def client(settings: Settings, catalog: sa.Engine) -> Iterator[httpx.Client]:
-    with api(settings) as client:
-        yield client
-
-
 def test_an_answer_has_the_callers_id_or_one_of_its_own(client: httpx.Client) -> None:
     given = client.get("/livez", headers={"X-Request-ID": "frontend-7"})
     assert given.headers["x-request-id"] == "frontend-7"

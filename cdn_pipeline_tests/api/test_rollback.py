@@ -1,31 +1,14 @@
 """While the CDN is off for a profile, the media API names where its pictures are today."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
 import httpx
-import pytest
 import sqlalchemy as sa
 
 from cdn_pipeline.queue.delivery_policy import has_cdn_urls, set_percentage, switch_off, switch_on
-from cdn_pipeline.settings import Settings
-from cdn_pipeline_tests.api.apis import api
 from cdn_pipeline_tests.api.test_media import OTHER, PROFILE, avatar, media, post, publish
-from cdn_pipeline_tests.queue.catalogs import RUN, register, session, source_url
-
-
-@pytest.fixture
-def client(settings: Settings, catalog: sa.Engine) -> Iterator[httpx.Client]:
-    with api(settings) as client:
-        yield client
-
-
-@pytest.fixture
-def connection(catalog: sa.Engine) -> Iterator[sa.Connection]:
-    with session(catalog) as connection:
-        register(connection, RUN)
-        yield connection
+from cdn_pipeline_tests.queue.catalogs import source_url
 
 
 def test_a_cdn_that_is_off_has_legacy_urls_answered_at_once_and_on_again_its_own(

@@ -2,17 +2,17 @@
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from pydantic import SecretStr
 
 from cdn_pipeline.cloudflare.analytics import Analytics
+from cdn_pipeline.demo.serving import serving_handler
 from cdn_pipeline_tests.cloudflare.zone import TOKEN, ZONE_ID
 
 ACCOUNT_ID = "fedcba9876543210fedcba9876543210"
@@ -147,14 +147,5 @@ def running_figures() -> Iterator[Figures]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    figures.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving_handler(Handler) as figures.port:
         yield figures
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

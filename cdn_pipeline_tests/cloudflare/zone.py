@@ -1,16 +1,16 @@
 """A stand-in for a zone of Cloudflare's: its cache in front of a store, and the API that purges it."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from pydantic import SecretStr
 
 from cdn_pipeline.cloudflare.purge import CachePurge
+from cdn_pipeline.demo.serving import serving_handler
 
 ZONE_ID = "0123456789abcdef0123456789abcdef"
 TOKEN = "token-of-the-zone"
@@ -102,14 +102,5 @@ def running_zone(store: Store = lambda key: None) -> Iterator[Zone]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    zone.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving_handler(Handler) as zone.port:
         yield zone
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -122,7 +122,11 @@ def _visit(request: Request) -> Visit:
     return Visit(request, serving, signed_in(request, serving.settings))
 
 
-Visited = Annotated[Visit, Depends(_visit)]
+async def _visiting(request: Request) -> Visit:
+    return _visit(request)  # in no thread: those may all be waiting for the catalog
+
+
+Visited = Annotated[Visit, Depends(_visiting)]
 """A route's parameter of this type is the visit."""
 
 Form = Mapping[str, str]

@@ -5,9 +5,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 from pydantic import SecretStr
+
+from cdn_pipeline.demo.serving import serving_handler
 
 SECRET = "secret-path-of-the-webhook"
 
@@ -58,14 +60,5 @@ def running_webhook() -> Iterator[Webhook]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    webhook.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving_handler(Handler) as webhook.port:
         yield webhook
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
