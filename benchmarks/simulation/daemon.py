@@ -46,7 +46,7 @@ class Daemon:
         self._definitions = definitions
         self._instance = instance
         repository = definitions.get_repository_def()
-        self._sensors = repository.sensor_defs
+        self._sensors = [each for each in repository.sensor_defs if each.targets]  # the others start no runs
         self._kept_until = dict.fromkeys(repository.schedule_defs, since)
         self._run_keys: set[tuple[str, str]] = set()
 

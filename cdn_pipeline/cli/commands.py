@@ -41,9 +41,9 @@ def demo() -> None:
 @app.command()
 @explained
 def dev(port: Annotated[int, typer.Option(help="The port of Dagster's UI on 127.0.0.1.")] = 3000) -> None:
-    """Open Dagster's UI, with the demo's origin and the local picture server beside it.
+    """Open Dagster's UI, with the demo's origin and the API beside it (port 8000).
 
-    With a real SOURCE_DATABASE_URL there is no origin; with a remote store there is no picture server.
+    With a real SOURCE_DATABASE_URL there is no origin; with a remote store there is no API: `cdn-pipeline serve`.
     """
     from cdn_pipeline.demo.dev import run_dev
 

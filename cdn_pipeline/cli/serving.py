@@ -17,6 +17,7 @@ def run_server(settings: Settings, *, host: str, port: int, watch: bool | None) 
         ConfigurationError: the port is taken, or ALERT_URLS holds a URL that apprise does not understand.
     """
     require_free(port)
+    print(f"API and operations page: http://{host}:{port}", flush=True)  # noqa: T201
     app = create_app(settings, watch=settings.alert_urls is not None if watch is None else watch)
     uvicorn.run(
         app, host=host, port=port, log_config=LOGGING, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS

@@ -1,4 +1,4 @@
-"""`make dev`: Dagster's UI and daemon, and beside them what a laptop needs to see pictures."""
+"""`make dev`: Dagster's UI and daemon, and beside them what a laptop needs: the API, with its pages and pictures."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ def run_dev(settings: Settings, port: int) -> int:
     """Runs until Dagster ends or Ctrl-C; returns Dagster's exit status.
 
     Raises:
-        ChildFailedError: the origin or the picture server does not start.
+        ChildFailedError: the origin or the API does not start.
     """
     require_free(port)
     variables = {**os.environ, "DAGSTER_HOME": os.environ.get("DAGSTER_HOME") or str(project_root())}
@@ -29,17 +29,18 @@ def run_dev(settings: Settings, port: int) -> int:
             companions.enter_context(open_stage(settings))
         companions.enter_context(open_catalog(settings))  # the embedded server lives as long as we do
         if settings.objects_url.startswith("file:") and free_port(_SERVE_PORT) != _SERVE_PORT:
-            print(f"Port {_SERVE_PORT} is taken, so pictures come from whoever has it.", file=sys.stderr)  # noqa: T201
+            print(f"Port {_SERVE_PORT} is taken, so pages and pictures come from whoever has it.", file=sys.stderr)  # noqa: T201
         elif settings.objects_url.startswith("file:"):
             companions.enter_context(
                 running(
                     python("-m", "cdn_pipeline.cli", "serve", "--port", str(_SERVE_PORT)),
                     folder(settings) / "serve.log",
                     ready_url=f"http://127.0.0.1:{_SERVE_PORT}/livez",
-                    environment=variables,
+                    environment={"DAGSTER_GRAPHQL_URL": f"http://127.0.0.1:{port}/graphql", **variables},
                 )
             )
-        print(f"Dagster's UI: http://127.0.0.1:{port} (Ctrl-C ends it)", file=sys.stderr)  # noqa: T201
+            print(f"API, operations page and pictures: http://127.0.0.1:{_SERVE_PORT}", file=sys.stderr)  # noqa: T201
+        print(f"Dagster's UI: http://127.0.0.1:{port}/runs (Ctrl-C ends it)", file=sys.stderr)  # noqa: T201
         dagster = subprocess.Popen(  # noqa: S603
             python("-m", "dagster", "dev", "-p", str(port), "-w", str(project_root() / "workspace.yaml")),
             env=variables,

@@ -48,7 +48,10 @@ def require_free(port: int) -> None:
         ConfigurationError: it is.
     """
     if free_port(port) != port:
-        raise ConfigurationError(f"port {port} on 127.0.0.1 is taken: end what listens there, or choose with --port")
+        raise ConfigurationError(
+            f"port {port} on 127.0.0.1 is taken: end what listens there (`make dev` serves on 8000 as well), "
+            "or choose with --port"
+        )
 
 
 @contextmanager

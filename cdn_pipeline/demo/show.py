@@ -149,8 +149,8 @@ class Demo:
         holds = all(run.exit_status == 0 for run in runs) and dead.holds and served.holds and complete
         if holds:
             say(
-                "[bold green]It holds.[/] Next: `make dev` shows the run in Dagster's UI (http://127.0.0.1:3000), "
-                "`make serve` serves the pictures."
+                "[bold green]It holds.[/] Next: `make dev` shows the run in Dagster's UI (http://127.0.0.1:3000/runs), "
+                "with the operations page beside it (http://127.0.0.1:8000)."
             )
         else:
             say(f"[bold red]It does not hold.[/] Logs are in {folder(self._settings)}.")

@@ -37,7 +37,7 @@ def _disks(folders: Iterable[Path]) -> Iterable[Disk]:
     for folder in folders:
         with suppress(OSError):
             usage = psutil.disk_usage(str(folder))
-            disks.setdefault(folder.stat().st_dev, Disk(str(folder), usage.total, usage.free))
+            disks.setdefault(folder.stat().st_dev, Disk(str(folder), usage.used + usage.free, usage.free))
     return disks.values()
 
 

@@ -34,7 +34,10 @@ class RoundTrip:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Of the file systems under local stores and the embedded catalog, the fullest. In bytes."""
+    """Of the file systems under local stores and the embedded catalog, the fullest. In bytes.
+
+    `total` is what files may take: without what the system reserves for itself.
+    """
 
     folder: str
     total: int

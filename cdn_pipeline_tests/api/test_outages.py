@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,12 +65,14 @@ def stopped(part: Part[Any]) -> Iterator[None]:
 def frozen(processes: Sequence[psutil.Process]) -> Iterator[None]:
     """They take connections and answer nothing (SIGSTOP)."""
     for process in processes:
-        process.suspend()
+        with suppress(psutil.NoSuchProcess):  # a backend whose client has just gone
+            process.suspend()
     try:
         yield
     finally:
         for process in processes:
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 @contextmanager

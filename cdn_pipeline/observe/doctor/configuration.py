@@ -31,6 +31,10 @@ def look_at_settings(deployment: Deployment) -> Finding:
     return ok(f"read from {read}: catalog in {catalog}, stores in {stores}, URLs under {settings.public_base_url}")
 
 
+# What the project's own tests and CI read.
+_OF_THE_TESTS = {f"CDN_PIPELINE_{name}" for name in ("CELERY", "CHROMIUM", "CORPUS", "PROMTOOL")}
+
+
 def look_at_variables(_: Deployment) -> Finding:
     """Whether there are variables that look like ours and that nobody reads."""
     file = _env_file()
@@ -44,7 +48,7 @@ def look_at_variables(_: Deployment) -> Finding:
 
 def misspelt(names: Iterable[str]) -> Iterable[tuple[str, str | None]]:
     """Names that look like ours and are not, in order, each with the one that may be meant."""
-    ours = {name.upper() for name in Settings.model_fields}
+    ours = {name.upper() for name in Settings.model_fields} | _OF_THE_TESTS
     for name in sorted({name.upper() for name in names} - ours):
         least = _SUGGESTED if name.startswith(_OUR_PREFIXES) else _MISSPELT
         meant = next(iter(get_close_matches(name, ours, n=1, cutoff=least)), None)
