@@ -20,7 +20,7 @@ def rehearse(
     """Rehearses a rollback and tells every step; returns whether all was as it should be."""
     console.print(
         as_text(
-            f"The CDN is switched off, and on again by itself after {duration.total_seconds():.0f} s at the latest."
+            f"The drill switches the CDN off; after {duration.total_seconds():.0f} s at the latest it is on by itself."
         )
     )
     steps: list[Step] = []
