@@ -28,7 +28,7 @@ from cdn_pipeline.observe.times import at, clock, distance
 from cdn_pipeline.observe.why import QueueState, Why, failure_words, why
 from cdn_pipeline.queue.states import JobStatus
 from cdn_pipeline.settings import Settings
-from cdn_pipeline.sources.instagram import UNCROPPED_RANK, UNKNOWN_SIDE
+from cdn_pipeline.sources.instagram import rank_in_words
 
 _JOBS_SHOWN = 5  # of an image that was fetched often; --verbose shows all
 
@@ -124,7 +124,7 @@ class _Teller:
         current = story.current
         yield "URL", shortened(current.url, value_width(self._console))
         yield "picture", _identity(current.identity)
-        yield "rank", _rank(current.rank)
+        yield "rank", rank_in_words(current.rank)
         yield "lifetime", _expiry(current, story)
         yield "observed", f"{at(story.observed_at, story.now)}, last checked {distance(story.last_checked, story.now)}"
         if answer := self._answers.get(story.owner_id):
@@ -136,7 +136,7 @@ class _Teller:
             yield "removed", Text(missing, style="yellow")
         for fallback in story.fallbacks:
             yield "else", shortened(fallback.url, value_width(self._console))
-            yield "", f"{_rank(fallback.rank)}; {_expiry(fallback, story)}"
+            yield "", f"{rank_in_words(fallback.rank)}; {_expiry(fallback, story)}"
         for url in story.earlier_urls:
             yield "earlier", shortened(url, value_width(self._console))
 
@@ -192,12 +192,6 @@ def _identity(identity: str) -> str:
     return "known by its whole URL alone"
 
 
-def _rank(rank: int) -> str:
-    whole, side = divmod(rank, UNCROPPED_RANK)
-    size = "in its original size" if side == UNKNOWN_SIDE else f"{side} px"
-    return f"{'whole' if whole else 'cropped'}, {size}"
-
-
 def _expiry(url: UrlStory, story: ImageStory) -> str:
     if url.expires_at is None:
         return "never, as far as the URL tells"
@@ -213,7 +207,7 @@ def _original(story: ImageStory) -> Iterator[Fact]:
     yield "SHA-256", original.sha256
     yield "bytes", f"{original.format}, {pixels}{decimal(original.file_size)}"
     if original.identity == story.current.identity:
-        yield "of", f"the present picture, {_rank(original.rank)}"
+        yield "of", f"the present picture, {rank_in_words(original.rank)}"
     else:
         yield "of", Text(f"an earlier picture: {_identity(original.identity)}", style="yellow")
 

@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -195,3 +195,10 @@ def _decode_base64(text: str) -> bytes:
     """Decode either alphabet, padded or not; raises ValueError for anything else."""
     bare = text.rstrip("=")
     return base64.b64decode(bare + "=" * (-len(bare) % 4), altchars=b"-_", validate=True)
+
+
+def rank_in_words(rank: int, number: Callable[[int], str] = str) -> str:
+    """Whether a URL of this rank gives the whole picture, and how large; `number` writes the pixels."""
+    whole, side = divmod(rank, UNCROPPED_RANK)
+    size = "in its original size" if side == UNKNOWN_SIDE else f"{number(side)} px"
+    return f"{'whole' if whole else 'cropped'}, {size}"

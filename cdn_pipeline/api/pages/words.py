@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 from cdn_pipeline.api.measured import percent
 from cdn_pipeline.observe.times import clock, distance, span
-from cdn_pipeline.sources.instagram import UNCROPPED_RANK, UNKNOWN_SIDE
+from cdn_pipeline.sources.instagram import rank_in_words
 
 _THIN_SPACE = "\u202f"  # narrow, and no line breaks there
 _NOTHING = "–"
@@ -90,9 +90,7 @@ def without_signature(url: str) -> str:
 
 def rank(value: int) -> str:
     """Whether a URL gives the whole picture, and how large."""
-    whole, side = divmod(value, UNCROPPED_RANK)
-    pixels = "in its original size" if side == UNKNOWN_SIDE else f"{number(side)} px"
-    return f"{'whole' if whole else 'cropped'}, {pixels}"
+    return rank_in_words(value, number)
 
 
 FILTERS = {

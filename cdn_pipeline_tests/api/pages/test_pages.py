@@ -41,21 +41,12 @@ from cdn_pipeline_tests.queue.catalogs import (
     outcome,
     published,
     reference,
-    register,
     see,
-    session,
     source_url,
     take,
 )
 
 OWNER = "0b3c0d4e-8f3a-4f0e-9c53-1d2f8f7a6b5c"
-
-
-@pytest.fixture
-def connection(catalog: sa.Engine) -> Iterator[sa.Connection]:
-    with session(catalog) as connection:
-        register(connection, RUN)
-        yield connection
 
 
 @pytest.fixture
