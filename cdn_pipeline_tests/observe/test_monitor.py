@@ -274,7 +274,7 @@ def test_of_several_disks_the_fullest_is_told(settings: Settings, tmp_path: Path
             values = {**settings.model_dump(exclude_unset=True), **stores}
             found = fullest_disk(Settings(_env_file=None, **values))  # type: ignore[call-arg]
             assert found is not None
-            fullest = max(1 - usage.free / usage.total for usage in usages)
+            fullest = max(usage.used / (usage.used + usage.free) for usage in usages)
             assert found.used_share == pytest.approx(fullest, abs=0.01)
 
 
