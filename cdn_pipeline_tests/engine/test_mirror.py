@@ -37,6 +37,7 @@ from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.store.keys import original_key
 from cdn_pipeline.store.objects import ObjectStore, cache_control
+from cdn_pipeline_tests.engine import pool_tasks
 from cdn_pipeline_tests.engine.runs import (
     EVERYTHING,
     QUICK,
@@ -192,7 +193,7 @@ def test_objects_in_s3_carry_their_headers_and_what_a_catalog_can_be_rebuilt_fro
     }
     assert head.metadata == {
         **described,
-        "recipe": "webp_thumbnails/1",
+        "recipe": "webp_thumbnails/2",
         "size": "512",
         "sha256": row["content_hash_512"],
         "width": str(row["width_512"]),
@@ -500,3 +501,17 @@ def test_memory_does_not_grow_with_the_number_of_images(
     late = max(resident)
     assert late > early + 500
     assert resident[late] - resident[early] < 24e6
+
+
+def test_a_pool_worker_of_a_run_imports_what_transcodes_and_neither_dagster_nor_sql_nor_network(
+    settings: Settings, catalog: sa.Engine
+) -> None:
+    heavy = ("dagster", "sqlalchemy", "psycopg", "alembic", "obstore", "aiohttp", "httpx", "pydantic", "typer")
+
+    async def loaded(pool: WorkerPool, *modules: str) -> set[str]:
+        return {module for module in modules if await pool.run(pool_tasks.loaded, module)}
+
+    with open_mirror(settings) as mirror:
+        assert asyncio.run(loaded(mirror.pool, "cdn_pipeline.media.transcode", *heavy)) == {
+            "cdn_pipeline.media.transcode"
+        }

@@ -1,0 +1,57 @@
+"""Resampling: decoded pixels in, smaller pictures out, by Lanczos on sRGB values.
+
+libvips does it in less than half of Pillow's time (1080 px to 512 and 256: 10 ms against 23), with SIMD; the two are
+51 to 57 dB apart on photographs (`benchmarks.quality`). It gets pixels only, never a file: no decoder of its own runs.
+Pillow does what libvips has no single call or no room for: boxes with fractions, alpha (premultiplied), large pictures.
+"""
+
+from collections.abc import Collection
+
+import pyvips
+from PIL import Image
+
+RESAMPLER = f"libvips {pyvips.version(0)}.{pyvips.version(1)}.{pyvips.version(2)}"
+"""What resamples ordinary pictures."""
+
+MAX_COPIED_PIXELS = 6_000_000
+"""libvips works on a copy, of 3 bytes per pixel; what is larger has no room for one."""
+
+_MAX_SHRINK = 300  # along a side; libvips refuses 334
+
+Sides = tuple[int, int]
+Box = tuple[float, float, float, float]
+
+pyvips.cache_set_max(0)  # it would keep pictures alive that are never asked for again
+
+
+def resample(image: Image.Image, box: Box, sizes: Collection[Sides]) -> dict[Sides, Image.Image]:
+    """The part of an RGB or RGBA image that `box` (left, top, right, bottom) tells, in each of these smaller sizes.
+
+    Each is made from all the pixels: 256 made from 512 would be 52-56 dB away. Raises MemoryError.
+    """
+    if not _suits_libvips(image, box, sizes):
+        return {size: image.resize(size, Image.Resampling.LANCZOS, box) for size in sizes}
+    smaller = [size for size in sizes if size != image.size]
+    made = _shrink(image, smaller) if smaller else {}
+    return {size: made.get(size, image) for size in sizes}
+
+
+def _suits_libvips(image: Image.Image, box: Box, sizes: Collection[Sides]) -> bool:
+    width, height = image.size
+    opaque_and_whole = image.mode == "RGB" and box == (0, 0, width, height)
+    shrink = max(max(width / size[0], height / size[1]) for size in sizes)
+    return opaque_and_whole and width * height <= MAX_COPIED_PIXELS and shrink <= _MAX_SHRINK
+
+
+def _shrink(image: Image.Image, sizes: Collection[Sides]) -> dict[Sides, Image.Image]:
+    """One copy of the pixels serves all sizes. A region is computed in this thread: libvips starts none of its own."""
+    try:
+        pixels = pyvips.Image.new_from_memory(image.tobytes(), *image.size, bands=3, format="uchar")
+        made = {}
+        for width, height in sizes:
+            reduced = pixels.reduce(image.width / width, image.height / height, kernel="lanczos3")
+            data = pyvips.Region.new(reduced).fetch(0, 0, width, height)
+            made[width, height] = Image.frombuffer("RGB", (width, height), data, "raw", "RGB", 0, 1)
+        return made
+    except pyvips.Error as error:  # with sound pixels, only for want of memory
+        raise MemoryError(str(error)) from error

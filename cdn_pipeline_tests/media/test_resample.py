@@ -1,0 +1,82 @@
+from io import BytesIO
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageChops
+
+from cdn_pipeline.demo.photographs import make_photograph
+from cdn_pipeline.media import resample as module
+from cdn_pipeline.media.resample import resample
+from cdn_pipeline_tests.media.pictures import decibels, scene
+
+NEAR = 45.0  # decibels
+
+
+def by_pillow(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def whole(image: Image.Image) -> tuple[float, float, float, float]:
+    return 0, 0, image.width, image.height
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_photograph_comes_out_as_pillows_own_lanczos_makes_it(seed: int) -> None:
+    image = Image.open(BytesIO(make_photograph(seed, width=1080, height=1350, quality=80))).convert("RGB")
+    sizes = [(410, 512), (205, 256)]
+    made = resample(image, whole(image), sizes)
+    for size in sizes:
+        assert decibels(made[size], by_pillow(image, size)) > NEAR
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_every_size_that_is_not_larger_is_made_exactly(data: st.DataObject) -> None:
+    width, height = data.draw(st.integers(1, 1500)), data.draw(st.integers(1, 1500))
+    sizes = data.draw(st.sets(st.tuples(st.integers(1, width), st.integers(1, height)), min_size=1, max_size=3))
+    image = scene(width, height)
+    made = resample(image, whole(image), sizes)
+    assert {size: picture.size for size, picture in made.items()} == {size: size for size in sizes}
+    assert {picture.mode for picture in made.values()} == {"RGB"}
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.tuples(*[st.integers(0, 255)] * 3), st.integers(2, 900), st.integers(2, 900))
+def test_a_plain_colour_stays_what_it_is(colour: tuple[int, int, int], width: int, height: int) -> None:
+    image = Image.new("RGB", (width, height), colour)
+    size = max(1, width // 2), max(1, height // 3)
+    made = resample(image, whole(image), [size])[size]
+    assert max(ImageChops.difference(made, Image.new("RGB", size, colour)).tobytes()) <= 1
+
+
+def test_an_image_of_that_size_already_is_not_touched() -> None:
+    image = scene(300, 200)
+    assert resample(image, whole(image), [(300, 200)])[300, 200] is image
+
+
+def test_what_is_made_outlives_the_image_it_was_made_from() -> None:
+    image = scene(600, 600)
+    expected = by_pillow(image, (100, 100))
+    made = resample(image, whole(image), [(100, 100)])[100, 100]
+    del image
+    assert decibels(made, expected) > NEAR
+
+
+@pytest.mark.parametrize("box", [(0.0, 0.0, 300.5, 200.0), (0.5, 0.0, 301.0, 200.0)])
+def test_boxes_with_fractions_are_pillows(box: tuple[float, float, float, float]) -> None:
+    image = scene(301, 200)
+    expected = image.resize((64, 48), Image.Resampling.LANCZOS, box)
+    assert resample(image, box, [(64, 48)])[64, 48].tobytes() == expected.tobytes()
+
+
+def test_transparent_pictures_are_pillows_which_premultiplies() -> None:
+    image = scene(400, 400)
+    image.putalpha(Image.radial_gradient("L").resize((400, 400)))
+    assert resample(image, whole(image), [(99, 99)])[99, 99].tobytes() == by_pillow(image, (99, 99)).tobytes()
+
+
+def test_large_pictures_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = scene(400, 400)
+    monkeypatch.setattr(module, "MAX_COPIED_PIXELS", 400 * 400 - 1)
+    assert resample(image, whole(image), [(99, 99)])[99, 99].tobytes() == by_pillow(image, (99, 99)).tobytes()
