@@ -3,7 +3,7 @@ from io import BytesIO
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageDraw
 
 from cdn_pipeline.demo.photographs import make_photograph
 from cdn_pipeline.media import resample as module
@@ -50,9 +50,32 @@ def test_a_plain_colour_stays_what_it_is(colour: tuple[int, int, int], width: in
     assert max(ImageChops.difference(made, Image.new("RGB", size, colour)).tobytes()) <= 1
 
 
-def test_an_image_of_that_size_already_is_not_touched() -> None:
+def test_an_image_of_that_size_already_keeps_its_pixels() -> None:
     image = scene(300, 200)
-    assert resample(image, whole(image), [(300, 200)])[300, 200] is image
+    assert resample(image, whole(image), [(300, 200)])[300, 200].tobytes() == image.tobytes()
+
+
+def drawing() -> Image.Image:
+    """Black lines on white, as hard as edges get: thin, thick, straight and slanted."""
+    image = Image.new("RGB", (1080, 1350), "white")
+    pen = ImageDraw.Draw(image)
+    for n in range(0, 1080, 27):
+        pen.line((n, 0, n, 600), "black", n // 108)
+        pen.line((n, 650, 1080 - n, 1350), (n % 256, 0, 90), 1 + n // 216)
+    return image
+
+
+def test_hard_edges_come_out_as_pillow_makes_them() -> None:
+    image = drawing()
+    sizes = [(410, 512), (205, 256)]
+    made = resample(image, whole(image), sizes)
+    for size in sizes:
+        assert decibels(made[size], by_pillow(image, size)) > NEAR
+
+
+def test_thin_pictures_are_pillows() -> None:
+    image = drawing().crop((0, 0, 1080, 20))
+    assert resample(image, whole(image), [(256, 5)])[256, 5].tobytes() == by_pillow(image, (256, 5)).tobytes()
 
 
 def test_what_is_made_outlives_the_image_it_was_made_from() -> None:
