@@ -164,34 +164,36 @@ def test_of_two_rollouts_an_image_gets_one_job_at_a_time(connection: sa.Connecti
 # -- versions --
 
 
-def in_version(version: int) -> Any:
-    return dataclasses.replace(INSTAGRAM, rollouts=(dataclasses.replace(AVIF_THUMBNAILS, version=version),))
+PRESENT = AVIF_THUMBNAILS.version
+NEXT = PRESENT + 1
+NEWER = dataclasses.replace(INSTAGRAM, rollouts=(dataclasses.replace(AVIF_THUMBNAILS, version=NEXT),))
 
 
 def test_a_new_version_is_not_rolled_out_before_an_operator_says_so(connection: sa.Connection) -> None:
     publish_and_roll_out(connection)
     settle(connection, RUN, [rolled_out(take_one(connection))])
-    assert open_rollout_jobs(connection, in_version(2), ["00"]) == 0
-    roll_out(connection, version=2)
-    assert open_rollout_jobs(connection, in_version(2), ["00"]) == 1
+    assert open_rollout_jobs(connection, NEWER, ["00"]) == 0
+    roll_out(connection, version=NEXT)
+    assert open_rollout_jobs(connection, NEWER, ["00"]) == 1
 
 
 def test_code_that_is_older_than_the_rollout_makes_what_it_can_and_does_so_once(connection: sa.Connection) -> None:
     see(connection, reference())
     publish(connection)
-    assert roll_out(connection, version=2) == 1
+    assert roll_out(connection, version=NEXT) == 1
     settle(connection, RUN, [rolled_out(take_one(connection))])
-    assert roll_out(connection, version=2) == 0
-    assert [rollout.version for rollout in active_rollouts(connection, INSTAGRAM)] == [1]
+    assert roll_out(connection, version=NEXT) == 0
+    assert [rollout.version for rollout in active_rollouts(connection, INSTAGRAM)] == [PRESENT]
 
 
 def test_the_collections_own_recipe_is_rolled_out_as_a_job_without_a_name(connection: sa.Connection) -> None:
     see(connection, reference())
     publish(connection)
     assert roll_out(connection, WEBP_THUMBNAILS.name) == 0
-    newer = dataclasses.replace(INSTAGRAM, recipe=dataclasses.replace(WEBP_THUMBNAILS, version=2))
+    recipe = dataclasses.replace(WEBP_THUMBNAILS, version=WEBP_THUMBNAILS.version + 1)
+    newer = dataclasses.replace(INSTAGRAM, recipe=recipe)
     assert open_rollout_jobs(connection, newer, ["00"]) == 0
-    roll_out(connection, WEBP_THUMBNAILS.name, version=2)
+    roll_out(connection, recipe.name, version=recipe.version)
     assert open_rollout_jobs(connection, newer, ["00"]) == 1
     (job,) = open_jobs(connection)
     assert (job["rollout"], job["stage"], job["priority"]) == (None, "encode", REENCODE_PRIORITY)
