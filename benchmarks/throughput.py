@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -97,6 +97,8 @@ class World:
     server: EmbeddedPostgres
     origin: psutil.Process
     last_shard: str
+    definitions: str = "cdn_pipeline.definitions"
+    environment: Mapping[str, str] | None = None  # of the job, beside what it has anyway
 
     def run_from_nothing(self) -> EndToEnd:
         """Forgets catalog and stores, then runs the job."""
@@ -105,9 +107,9 @@ class World:
 
     def run(self, last_shard: str) -> EndToEnd:
         """Runs the job on what is there, from the first shard to this one."""
-        postgres = self._postgres()
+        postgres = self.postgres()
         before = cpu_seconds(postgres), cpu_seconds(self.origin)
-        watched = run_job(self.var, last=last_shard, postgres=postgres)
+        watched = run_job(self.var, self.environment, definitions=self.definitions, last=last_shard, postgres=postgres)
         if watched.exit_status != 0:
             sys.exit(f"the job ended with status {watched.exit_status}, see {self.var / 'job.log'}")
         engine = sa.create_engine(self.server.url(CATALOG_DATABASE))
@@ -126,7 +128,17 @@ class World:
         """The bytes that the last run downloaded."""
         return [file.read_bytes() for file in (self.var / "originals" / "originals").rglob("*") if file.is_file()]
 
-    def _postgres(self) -> psutil.Process:
+    def downloaded_urls(self) -> list[str]:
+        """The source URLs that the last run has mirrored."""
+        engine = sa.create_engine(self.server.url(CATALOG_DATABASE))
+        completed = "SELECT source_url FROM cdn_image_assets WHERE processing_status = 'completed' ORDER BY id"
+        with engine.connect() as connection:
+            urls = list(connection.execute(sa.text(completed)).scalars())
+        engine.dispose()
+        return urls
+
+    def postgres(self) -> psutil.Process:
+        """The server of the catalog."""
         file = next((self.var / "postgres").rglob("postmaster.pid"))
         return psutil.Process(int(file.read_text().split()[0]))
 

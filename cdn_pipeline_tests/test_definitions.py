@@ -189,7 +189,10 @@ def watch(event, arguments):
         opened.append(event)
 sys.addaudithook(watch)
 import cdn_pipeline.definitions
-heavy = ["sqlalchemy", "psycopg", "PIL", "obstore", "aiohttp", "httpx", "alembic", "pebble", "boto3", "numpy"]
+heavy = [
+    "sqlalchemy", "psycopg", "alembic", "PIL", "pyvips", "numpy", "obstore", "boto3", "aiohttp", "httpx", "pebble",
+    "fastapi", "starlette", "uvicorn", "jinja2", "apprise", "prometheus_client", "psutil", "rich", "typer",
+]
 print(json.dumps({"opened": opened, "heavy": [name for name in heavy if name in sys.modules]}))
 """
     names = ["SOURCE_DATABASE_URL", "CATALOG_DATABASE_URL", "OBJECT_STORE_URL", "CDN_BASE_URL", "R2_ACCESS_KEY_ID"]

@@ -88,6 +88,25 @@ def doctor(
 
 @app.command()
 @explained
+def bench(
+    images: Annotated[
+        int, typer.Option(help="A sample of at most so many; they are held in memory.", min=10, max=1000)
+    ] = 200,
+) -> None:
+    """Say which stage bounds this deployment: some of its images through all stages, then without each of them.
+
+    Downloads them up to three times from their sources, at the rate that all runs share. Nothing is published: jobs go
+    into a scratch catalog, objects below `.check/` of the stores, and both are deleted. Not while other runs work.
+    Exit status 1: nothing could be measured.
+    """
+    from cdn_pipeline.cli.bench import show_bottleneck
+
+    if not show_bottleneck(load_settings(), Console(), images=images):
+        raise typer.Exit(1)
+
+
+@app.command()
+@explained
 def migrate() -> None:
     """Bring the catalog's schema up to date.
 

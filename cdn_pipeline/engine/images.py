@@ -6,19 +6,19 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from cdn_pipeline.catalog.sessions import is_away
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.engine.attempt import Attempt, milliseconds_since, original_of
-from cdn_pipeline.engine.hosts import Hosts, HostShut
-from cdn_pipeline.engine.pool import PoolBroken, PoolUnusable, WorkerPool
-from cdn_pipeline.engine.transcoding import Transcoder
+from cdn_pipeline.engine.hosts import HostShut
+from cdn_pipeline.engine.parts import Parts
+from cdn_pipeline.engine.pool import PoolBroken, PoolUnusable
 from cdn_pipeline.failures import FailureKind, ImageFailure, Remedy
 from cdn_pipeline.fetch.body import LARGE_BODIES, BodyRoom, standing_still
-from cdn_pipeline.fetch.client import Download, Downloader, NotModified
+from cdn_pipeline.fetch.client import Download, NotModified
 from cdn_pipeline.fetch.hosts import host_of
 from cdn_pipeline.media.transcode import Rendition, Transcoded
 from cdn_pipeline.queue.due import DueJob
@@ -28,8 +28,7 @@ from cdn_pipeline.queue.states import Stage
 from cdn_pipeline.sources.discovery import CLOCK_TOLERANCE
 from cdn_pipeline.store.keys import path_of, rendition_key
 from cdn_pipeline.store.labels import RenditionLabel, placeholder_in
-from cdn_pipeline.store.objects import CACHE_CONTROL, ObjectMissing, ObjectStore, StoreUnavailable
-from cdn_pipeline.store.originals import OriginalStore
+from cdn_pipeline.store.objects import ObjectMissing, StoreUnavailable
 
 # For one attempt, waiting for a turn at its host included. Not for transcoding: a worker's task has a limit of its own,
 # and the wait for a worker is not the picture's fault.
@@ -44,24 +43,11 @@ _HOPE = {Remedy.TRANSIENT: 0, Remedy.FRESH_URL: 1, Remedy.PERMANENT: 2}
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What stages work with; one set per run."""
-
-    downloader: Downloader
-    hosts: Hosts
-    pool: WorkerPool
-    objects: ObjectStore
-    originals: OriginalStore
-    cache_control: str = CACHE_CONTROL  # header of the renditions
-
-
 class ImageProcessor:
     """Takes a claimed job as far as the selected stages go."""
 
     def __init__(self, parts: Parts, collection: Collection, stages: frozenset[Stage]) -> None:
         self._parts = parts
-        self._transcoder = Transcoder(parts.pool)
         self._collection = collection
         self._stages = stages
         self._releases: Counter[uuid.UUID] = Counter()
@@ -230,7 +216,7 @@ class ImageProcessor:
 
     async def _transcode(self, attempt: Attempt, data: bytes) -> Transcoded:
         with standing_still(attempt.limit):
-            return await self._transcoder.transcode(data, attempt.job.recipe)
+            return await self._parts.transcoder.transcode(data, attempt.job.recipe)
 
     async def _store_renditions(self, attempt: Attempt, sha256: str, transcoded: Transcoded) -> None:
         attempt.transcode_ms = round(transcoded.cpu_ms)

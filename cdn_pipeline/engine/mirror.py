@@ -10,8 +10,8 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -21,10 +21,12 @@ from cdn_pipeline.catalog.sessions import open_catalog, open_source_database
 from cdn_pipeline.collections import INSTAGRAM, Collection
 from cdn_pipeline.engine.discover import Discovered, discover
 from cdn_pipeline.engine.hosts import Hosts
-from cdn_pipeline.engine.images import IMAGE_SECONDS, ImageProcessor, Parts
+from cdn_pipeline.engine.images import IMAGE_SECONDS, ImageProcessor
+from cdn_pipeline.engine.parts import Parts
 from cdn_pipeline.engine.pool import WorkerPool
 from cdn_pipeline.engine.stream import ShardReport, Stream
 from cdn_pipeline.engine.tally import Tally
+from cdn_pipeline.engine.transcoding import Transcoder
 from cdn_pipeline.fetch.client import Downloader
 from cdn_pipeline.queue.due import Selection
 from cdn_pipeline.queue.leases import Run, hold_run
@@ -104,6 +106,23 @@ class Mirror:
         finally:
             worker.close()
 
+    @asynccontextmanager
+    async def parts(self) -> AsyncIterator[Parts]:
+        """What the stages of a stream work with, on its event loop. Who measures a run without a stage overrides it."""
+        allowed, patience = self.settings.allowed_networks, longest_wait_in_run(self.collection.retry)
+        async with (
+            Downloader(allowed_networks=allowed) as downloader,
+            Hosts(self.catalog, patience=patience, allowed_networks=allowed) as hosts,
+        ):
+            yield Parts(
+                downloader=downloader,
+                hosts=hosts,
+                transcoder=Transcoder(self.pool),
+                objects=self.objects,
+                originals=self.originals,
+                cache_control=cache_control(self.settings.browser_cache_days),
+            )
+
 
 class _StreamThread:
     """Runs one stream; `reports` and `close` are for the caller's thread."""
@@ -150,20 +169,8 @@ class _StreamThread:
             self._ready.set()
 
     async def _main(self) -> None:
-        mirror, allowed = self._mirror, self._mirror.settings.allowed_networks
-        patience = longest_wait_in_run(mirror.collection.retry)
-        async with (
-            Downloader(allowed_networks=allowed) as downloader,
-            Hosts(mirror.catalog, patience=patience, allowed_networks=allowed) as hosts,
-        ):
-            parts = Parts(
-                downloader=downloader,
-                hosts=hosts,
-                pool=mirror.pool,
-                objects=mirror.objects,
-                originals=mirror.originals,
-                cache_control=cache_control(mirror.settings.browser_cache_days),
-            )
+        mirror = self._mirror
+        async with mirror.parts() as parts:
             processor = ImageProcessor(parts, mirror.collection, self._selection.stages)
             self._loop = asyncio.get_running_loop()
             self._stream = Stream(
@@ -173,7 +180,7 @@ class _StreamThread:
                 processor.process,
                 self._items.put,
                 limit=self._limit,
-                gate=hosts,
+                gate=parts.hosts,
             )
             self._ready.set()
             progress = asyncio.create_task(self._tell_progress(self._stream))

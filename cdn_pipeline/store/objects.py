@@ -13,7 +13,7 @@ from urllib.request import url2pathname
 from uuid import uuid4
 
 from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, S3Store
+from obstore.store import LocalStore, MemoryStore, S3Store
 
 if TYPE_CHECKING:
     from obstore import Attributes
@@ -30,7 +30,7 @@ _RETRY: "RetryConfig" = {
     "backoff": {"init_backoff": timedelta(milliseconds=250), "max_backoff": timedelta(seconds=2), "base": 2},
 }
 MANIFESTS = ".meta"  # what a folder store keeps beside its objects; no listing shows it
-_CHECKS = ".check"
+CHECKS = ".check"  # throw-away objects; `remove_temporary` takes what is left of them
 _METADATA_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # they travel as header names, which come back in lower case
 _METADATA_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")  # printable ASCII; HTTP strips blanks at the ends
 _RESERVED_NAMES = frozenset({"content-type", "cache-control"})
@@ -87,7 +87,7 @@ def is_cache_control(header: str | None) -> bool:
 class ObjectStore:
     """Objects by key. Every method raises `StoreUnavailable` when the store cannot be reached, refuses or times out."""
 
-    def __init__(self, store: S3Store | LocalStore, url: str) -> None:
+    def __init__(self, store: S3Store | LocalStore | MemoryStore, url: str) -> None:
         self._store = store
         self.url = url
 
@@ -255,7 +255,7 @@ class ObjectStore:
 
     async def remove_temporary(self, before: datetime, *, dry_run: bool = False) -> Sequence[ListedObject]:
         """Removes what killed processes have left here, last changed before then; returns it."""
-        pages = [page async for page in self.pages(_CHECKS)]
+        pages = [page async for page in self.pages(CHECKS)]
         left = [listed for page in pages for listed in page if listed.last_modified < before]
         for listed in [] if dry_run else left:
             await self.delete(listed.key)
@@ -267,7 +267,7 @@ class ObjectStore:
         Raises:
             StoreUnavailable: one of them fails; the message says what to do.
         """
-        key, data, metadata = f"{_CHECKS}/{uuid4().hex}", uuid4().bytes, {"purpose": "check"}
+        key, data, metadata = f"{CHECKS}/{uuid4().hex}", uuid4().bytes, {"purpose": "check"}
         await self.put_new(key, data, content_type="application/octet-stream", metadata=metadata)
         head = await self.head(key)
         intact = head is not None and head.metadata == metadata and await self.stored(key, data)

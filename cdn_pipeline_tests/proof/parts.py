@@ -10,8 +10,9 @@ from typing import Any, cast
 from obstore.store import MemoryStore
 
 from cdn_pipeline.engine.hosts import Hosts
-from cdn_pipeline.engine.images import Parts
+from cdn_pipeline.engine.parts import Parts
 from cdn_pipeline.engine.pool import PoolBroken, WorkerPool
+from cdn_pipeline.engine.transcoding import Transcoder
 from cdn_pipeline.fetch.client import Downloader
 from cdn_pipeline.media.recipes import Recipe
 from cdn_pipeline.media.transcode import Transcoded, transcode
@@ -106,7 +107,7 @@ class World:
         return Parts(
             downloader=cast(Downloader, Host(self.source)),
             hosts=cast(Hosts, _Hosts()),
-            pool=cast(WorkerPool, _Pool(self.fate)),
+            transcoder=Transcoder(cast(WorkerPool, _Pool(self.fate))),
             objects=_Objects(self.objects, self.fate),
             originals=OriginalStore(_Objects(self.originals, self.fate)),
         )
