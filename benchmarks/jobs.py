@@ -40,11 +40,13 @@ def run_job(
     var: Path,
     environment: Mapping[str, str] | None = None,
     *,
+    definitions: str = "cdn_pipeline.definitions",
+    job: str = "publish_images",
     first: str = SHARDS[0],
     last: str = SHARDS[-1],
     postgres: psutil.Process | None = None,
 ) -> Watched:
-    """Runs `publish_images` with its state under `var`; its output goes to `job.log` there."""
+    """Runs the job with its state under `var`; its output goes to `job.log` there."""
     variables = {
         **os.environ,
         "CDN_PIPELINE_VAR_DIR": str(var),
@@ -56,7 +58,7 @@ def run_job(
     threads = var / "threads.json"
     threads.unlink(missing_ok=True)
     tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
-    arguments = ["job", "execute", "-m", "cdn_pipeline.definitions", "-j", "publish_images", "--tags", json.dumps(tags)]
+    arguments = ["job", "execute", "-m", definitions, "-j", job, "--tags", json.dumps(tags)]
     watched, started = Watched(), time.monotonic()
     with (var / "job.log").open("wb") as log:
         process = psutil.Popen(
