@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from cdn_pipeline.sources.instagram import SourceUrl
 
 # A URL that died longer ago than this is not worth a request; clocks are nowhere further apart.
 CLOCK_TOLERANCE = timedelta(hours=1)
+
+_BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 
 # Best rank first; an image's URLs are few (HD and standard, display and thumbnail), so more would be an error.
 MAX_CANDIDATES = 4
@@ -137,7 +139,7 @@ def is_alive(candidate: SourceUrl, now: datetime) -> bool:
     return candidate.expires_at is None or candidate.expires_at > now - CLOCK_TOLERANCE
 
 
-def _lifetime(candidate: SourceUrl, now: datetime) -> tuple[bool, float]:
+def _lifetime(candidate: SourceUrl, now: datetime) -> tuple[bool, datetime]:
     # Beside a signed URL of the same picture, one without expiry has most likely lost its signature: a column too
     # short cuts off the end. Were it taken to live for ever, no fresh URL would ever heal the image.
-    return is_alive(candidate, now), candidate.expires_at.timestamp() if candidate.expires_at else 0.0
+    return is_alive(candidate, now), candidate.expires_at or _BEFORE_ALL
