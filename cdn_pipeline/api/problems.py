@@ -129,7 +129,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
         headers["Allow"] = ", ".join(_allowed(request)) or headers["Allow"]
         detail = f"Here are {headers['Allow']}."
     elif detail == HTTPStatus.NOT_FOUND.phrase:  # the router's own
-        detail = "There is no such route: `/openapi.json` lists all."
+        detail = "There is no such route: `/openapi.json` lists all, docs/api.md explains them."
     return _problem(request, http.status_code, detail, headers)
 
 

@@ -1,7 +1,7 @@
 """`cdn-pipeline compare`: the CDN against the source URLs that it stands in for, told and written down."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -14,7 +14,7 @@ from cdn_pipeline.cli.comparison_metrics import Metric
 from cdn_pipeline.cli.reports import Report, Section, Table, require_format
 from cdn_pipeline.cli.sections import add_row, as_text, counted, new_table, print_title
 from cdn_pipeline.collections import INSTAGRAM
-from cdn_pipeline.observe.comparison import Compared, Outcome, Sample, compare, draw_sample
+from cdn_pipeline.observe.comparison import Compared, Outcome, Sample, compare, draw_sample, source_bases
 from cdn_pipeline.observe.comparison_figures import Figures, Side, figures_of, percentiles_of
 from cdn_pipeline.observe.plots import Series, cumulative_plot
 from cdn_pipeline.observe.times import clock
@@ -34,7 +34,7 @@ def compare_cdn(settings: Settings, console: Console, *, sample_size: int, metri
         compared = [] if metric is Metric.BYTES else asyncio.run(_ask(settings, engine, console, sample))
     sizes = sorted(INSTAGRAM.recipe.sizes, key=lambda size: size.width * size.height, reverse=True)
     figures = figures_of(sample, compared, [size.name for size in sizes])
-    report = _report(settings, figures, metric)
+    report = _report(settings, figures, metric, _hints(settings, figures, source_bases(sample.pairs)))
     _print(console, report)
     if file is not None:
         report.write(file)
@@ -54,7 +54,17 @@ async def _ask(settings: Settings, engine: sa.Engine, console: Console, sample: 
     return compared
 
 
-def _report(settings: Settings, figures: Figures, metric: Metric) -> Report:
+def _hints(settings: Settings, figures: Figures, sources: Sequence[str]) -> Iterator[str]:
+    """What to look at where a side answers nothing at all: then the figures tell of nobody's pictures."""
+    if figures.cdn.is_silent:
+        start = " (`make dev` or `make serve` starts it)" if settings.objects_url.startswith("file:") else ""
+        yield f"No answer from any URL of the CDN: is it running at {settings.public_base_url}{start}?"
+    if figures.legacy.is_silent:
+        start = " (`make dev` starts the demo's)" if settings.embedded_source else ""
+        yield f"No answer from any legacy URL: is the origin running at {sources[0]}{start}?"
+
+
+def _report(settings: Settings, figures: Figures, metric: Metric, hints: Iterable[str]) -> Report:
     sections = {
         Metric.AVAILABILITY: _availability,
         Metric.LATENCY: _latency,
@@ -64,7 +74,8 @@ def _report(settings: Settings, figures: Figures, metric: Metric) -> Report:
         "CDN against legacy source URLs",
         [
             f"{counted(figures.drawn, 'picture')} drawn at random of {figures.published:,} published ones, "
-            f"{clock(figures.drawn_at)}. The CDN is {settings.public_base_url}."
+            f"{clock(figures.drawn_at)}. The CDN is {settings.public_base_url}.",
+            *hints,
         ],
         [section(figures) for name, section in sections.items() if metric in (Metric.ALL, name)],
     )

@@ -9,7 +9,7 @@ from rich.filesize import decimal
 from rich.text import Text
 
 from cdn_pipeline.catalog.sessions import open_catalog
-from cdn_pipeline.cli.sections import Fact, add_row, as_text, new_table, print_facts, print_title
+from cdn_pipeline.cli.sections import Fact, add_row, as_text, counted, new_table, print_facts, print_title
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.observe.bill import Bill, read_bill
 from cdn_pipeline.observe.cost import MonthlyCost
@@ -42,7 +42,7 @@ def _as_json(bill: Bill, budget: float | None, *, within: bool) -> str:
 
 def _print(console: Console, bill: Bill, budget: float | None, *, is_configured: bool) -> None:
     print_facts(console, "What it is made of", _facts(bill, is_configured=is_configured))
-    print_title(console, f"{bill.now:%B %Y}, {bill.month_elapsed:.0%} of it over, in US dollars")
+    print_title(console, f"{bill.now:%B %Y}, in US dollars ({bill.month_elapsed:.0%} of the month is over)")
     numbers = ("storage", "class A", "class B", "egress", "total")
     table = new_table("", *numbers, numbers=numbers)
     for name, cost in (("so far", bill.so_far), ("projected", bill.projected)):
@@ -52,9 +52,10 @@ def _print(console: Console, bill: Bill, budget: float | None, *, is_configured:
     prices = bill.prices
     console.print(
         as_text(
-            f"Prices of {prices.as_of}: {prices.gigabyte_month} $ for a GB and month, {prices.class_a * 1e6:.2f} $ for "
-            f"a million writes (class A), {prices.class_b * 1e6:.2f} $ for a million reads (class B); what R2 sends is "
-            f"free. Without the account's free allowance. {prices.source}"
+            f"R2's prices of {prices.as_of} ({prices.source}): storage {prices.gigabyte_month} $ per GB and month, "
+            f"writes (class A) {prices.class_a * 1e6:.2f} $ per million, reads (class B) {prices.class_b * 1e6:.2f} $ "
+            f"per million, egress free. R2 gives every account some of each for nothing; that is not deducted here, "
+            "so the real bill is lower."
         )
     )
     if budget is not None:
@@ -64,21 +65,19 @@ def _print(console: Console, bill: Bill, budget: float | None, *, is_configured:
 def _facts(bill: Bill, *, is_configured: bool) -> Iterator[Fact]:
     missing = bill.problem or ("not told by Cloudflare" if is_configured else _NOT_CONFIGURED)
     held = bill.held
-    yield "renditions", f"{held.rendition_objects:,}, {decimal(held.rendition_bytes)}"
-    yield "originals", f"{held.original_objects:,}, {decimal(held.original_bytes)}"
-    yield "class A", f"{bill.operations.class_a:,} in the last 30 days, counted by {bill.writes_counted_by}"
+    yield "renditions", f"{counted(held.rendition_objects, 'object')}, {decimal(held.rendition_bytes)}"
+    yield "originals", f"{counted(held.original_objects, 'object')}, {decimal(held.original_bytes)}"
+    yield "class A", f"{bill.operations.class_a:,} writes in the last 30 days, counted by {bill.writes_counted_by}"
     reads = bill.operations.class_b
-    yield "class B", Text(missing, "yellow") if reads is None else f"{reads:,} in the last 30 days"
+    yield "class B", Text(missing, "yellow") if reads is None else f"{reads:,} reads in the last 30 days"
     requests = bill.requests
     yield "requests", Text(missing, "yellow") if requests is None else f"{requests:,} of the CDN in the last 30 days"
     time = bill.processor_time
     if time.seconds_per_thousand is None:
         yield "CPU", "nothing was encoded in the last 30 days"
     else:
-        words = (
-            f"{time.seconds_per_thousand:.1f} s of one core for 1,000 images, of {time.images:,} in the last 30 days"
-        )
-        yield "CPU", f"{words}; machines are not in the bill"
+        yield "CPU", f"{time.seconds_per_thousand:.1f} s of one core to encode 1,000 images; the bill has no machines"
+        yield "encoded", f"{counted(time.images, 'image')} in the last 30 days"
 
 
 def _amounts(cost: MonthlyCost) -> Iterator[str]:

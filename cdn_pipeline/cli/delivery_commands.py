@@ -38,6 +38,15 @@ def compare(
         raise typer.Exit(1)
 
 
+@cdn_app.command(name="status")
+@explained
+def show_status() -> None:
+    """Show whether the CDN is on and for how many profiles, since when, and who has changed that lately."""
+    from cdn_pipeline.cli.switch import cdn_status
+
+    cdn_status(load_settings(), Console())
+
+
 @cdn_app.command()
 @explained
 def off(

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import pydantic_core
 from rich.console import Console
 from rich.filesize import decimal
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +19,7 @@ from cdn_pipeline.observe.times import at, distance
 from cdn_pipeline.observe.why import QueueState, why
 from cdn_pipeline.settings import Settings
 
+_IDS = 1  # the column of `_pictures` that has them, after the indent
 _WORDS = {"profile_avatar": "avatar", "post_thumbnail": "post", "post_carousel": "  child"}
 
 
@@ -52,8 +54,8 @@ def _print(console: Console, profile: ProfileStory, *, has_provider: bool) -> No
     if unfinished:
         print_title(console, "What is not completed")
         for image, words in unfinished:
-            console.print(as_text(f"  {image}"))
-            console.print(as_text(f"    {words}", style="yellow"))
+            print_lines(console, [image])
+            console.print(Padding(as_text(words, style="yellow"), (0, 0, 0, 4)))
     print_title(console, "Visible now")
     print_lines(console, [largest.url for image in profile.images if (largest := _largest(image))] or ["nothing"])
     console.print()
@@ -87,14 +89,14 @@ def _delivery(profile: ProfileStory) -> Text:
 
 
 def _pictures(profile: ProfileStory) -> Table:
-    columns = ("picture", "image", "state", "pixels", "bytes", "URL expires", "last failure")
-    table = new_table(*columns, numbers=("pixels", "bytes"))
+    """Two lines for each picture, so that all of it has room in 80 columns beside a whole id."""
+    table = new_table("picture, image", "state, failure", "largest", "URL expires", numbers=("largest",))
+    table.columns[_IDS].no_wrap = True  # they are copied
     for image in profile.images:
         largest = _largest(image)
-        pixels = f"{largest.width}×{largest.height}" if largest else None
-        size = decimal(sum(each.file_size for each in image.visible)) if largest else None
-        state = why(INSTAGRAM, image).state
-        add_row(table, _name(image), str(image.image_id), state, pixels, size, _expiry(image), _last_failure(image))
+        size = f"{largest.width}×{largest.height}\n{decimal(largest.file_size)}" if largest else None
+        state = f"{why(INSTAGRAM, image).state}\n{_last_failure(image) or ''}"
+        add_row(table, f"{_name(image)}\n{image.image_id}", state, size, _expiry(image))
     return table
 
 
@@ -115,8 +117,9 @@ def _expiry(image: ImageStory) -> str:
 
 
 def _last_failure(image: ImageStory) -> str | None:
-    failure = image.failure or next((job.failure for job in image.jobs if job.failure), None)
-    return str(failure) if failure else None
+    """What is wrong with it now, or what it was published after."""
+    earlier = next((f"after {job.failure}" for job in image.jobs if job.failure), None)
+    return str(image.failure) if image.failure else earlier
 
 
 def _unfinished(profile: ProfileStory, *, has_provider: bool) -> Sequence[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -11,7 +12,9 @@ import httpx
 import sqlalchemy as sa
 
 from cdn_pipeline.collections import INSTAGRAM
+from cdn_pipeline.observe.lookup import find_images
 from cdn_pipeline.observe.standing import watch
+from cdn_pipeline.queue.intake import IS_OPEN
 from cdn_pipeline.store.objects import CACHE_CONTROL
 
 _AT_ONCE = 16
@@ -112,53 +115,91 @@ async def _ask(complain: Callable[[httpx.AsyncClient, _T], Awaitable[str | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Withheld:
+    """The image whose picture the origin withholds.
+
+    `fails`: it was tried and is not published, and its URL lives, so that a retry heals it once the origin gives it.
+    """
+
+    image_id: uuid.UUID
+    owner_id: str
+    fails: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogState:
-    """The state of all images. `unpublished` counts those without a URL, by the kind of their last failure."""
+    """The state of all images.
+
+    `unpublished` counts those without a URL by the kind of their last failure, except the one that fails on purpose.
+    """
 
     images: int
-    published: int
     unpublished: Counter[str]
+    withheld: Withheld | None  # None: there is no such image (yet)
     lost: int  # on our watch
     bytes_in: int
     bytes_out: int
     retried: int  # images that needed more than one attempt
 
     @property
+    def failing(self) -> int:
+        """Images that fail on purpose: one, until it was tried again where the origin gives its picture."""
+        return int(self.withheld is not None and self.withheld.fails)
+
+    @property
+    def published(self) -> int:
+        """Images that have URLs."""
+        return self.images - self.unpublished.total() - self.failing
+
+    @property
     def waiting(self) -> int:
-        """Images that wait for a fresh URL: neither published nor gone for good."""
+        """Images that wait for a fresh URL: neither published, nor gone for good, nor failing on purpose."""
         return self.unpublished.total() - self.unpublished["source_gone"]
 
 
-def catalog_state(catalog: sa.Engine) -> CatalogState:
-    """Reads the state of all images in one transaction."""
+def catalog_state(catalog: sa.Engine, withheld_url: str | None = None) -> CatalogState:
+    """Reads the state of all images in one transaction; `withheld_url` is one of the picture that is withheld."""
     with catalog.connect() as connection:
+        withheld = _withheld(connection, withheld_url) if withheld_url else None
+        on_purpose = withheld.image_id if withheld and withheld.fails else None
         unpublished = Counter(
-            {
-                row.kind: row.images
-                for row in connection.execute(
-                    sa.text("""
-                        SELECT coalesce(a.failure_kind, 'not tried yet') AS kind, count(*) AS images
-                        FROM cdn_image_urls u JOIN cdn_image_assets a ON a.id = u.asset_id
-                        WHERE u.cdn_url_256 IS NULL GROUP BY 1""")
-                )
-            }
+            {row.kind: row.images for row in connection.execute(_UNPUBLISHED, {"on_purpose": on_purpose})}
         )
-        row = connection.execute(
-            sa.text("""
-                SELECT (SELECT count(*) FROM cdn_image_assets) AS images,
-                       (SELECT coalesce(sum(original_file_size), 0) FROM cdn_image_assets) AS bytes_in,
-                       (SELECT coalesce(sum(file_size), 0) FROM cdn_image_renditions
-                        WHERE state = 'current') AS bytes_out,
-                       (SELECT count(DISTINCT asset_id) FROM cdn_image_jobs
-                        WHERE status = 'completed' AND retry_count > 0) AS retried""")
-        ).one()
+        row = connection.execute(_TOTALS).one()
         lost = watch(connection, INSTAGRAM).lost
     return CatalogState(
         images=row.images,
-        published=row.images - unpublished.total(),
         unpublished=unpublished,
+        withheld=withheld,
         lost=lost,
         bytes_in=row.bytes_in,
         bytes_out=row.bytes_out,
         retried=row.retried,
     )
+
+
+def _withheld(connection: sa.Connection, url: str) -> Withheld | None:
+    found = find_images(connection, INSTAGRAM, url).image_ids
+    return Withheld(**connection.execute(_WITHHELD, {"id": found[0]}).mappings().one()) if found else None
+
+
+_WITHHELD = sa.text(f"""
+    SELECT a.id AS image_id, a.owner_id,
+           u.cdn_url_256 IS NULL AND a.failure_kind IS NOT NULL AND a.url_expires_at > clock_timestamp()
+               AND NOT EXISTS (SELECT FROM cdn_image_jobs WHERE asset_id = a.id AND {IS_OPEN}) AS fails
+    FROM cdn_image_assets a JOIN cdn_image_urls u ON u.asset_id = a.id WHERE a.id = :id
+""")
+
+_UNPUBLISHED = sa.text("""
+    SELECT coalesce(a.failure_kind, 'not tried yet') AS kind, count(*) AS images
+    FROM cdn_image_urls u JOIN cdn_image_assets a ON a.id = u.asset_id
+    WHERE u.cdn_url_256 IS NULL AND a.id IS DISTINCT FROM CAST(:on_purpose AS uuid) GROUP BY 1
+""")
+
+_TOTALS = sa.text("""
+    SELECT (SELECT count(*) FROM cdn_image_assets) AS images,
+           (SELECT coalesce(sum(original_file_size), 0) FROM cdn_image_assets) AS bytes_in,
+           (SELECT coalesce(sum(file_size), 0) FROM cdn_image_renditions WHERE state = 'current') AS bytes_out,
+           (SELECT count(DISTINCT asset_id) FROM cdn_image_jobs
+            WHERE status = 'completed' AND retry_count > 0) AS retried
+""")

@@ -3,8 +3,10 @@
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -18,6 +20,7 @@ from cdn_pipeline.demo.processes import free_port, python, running, stop, tail
 from cdn_pipeline.demo.proof import (
     CatalogState,
     Verified,
+    Withheld,
     catalog_state,
     published_urls,
     source_urls,
@@ -31,9 +34,12 @@ from cdn_pipeline.store.objects import cache_control
 FIVE_DAYS = timedelta(days=5)
 SAY_EVERY_SECONDS = 10.0
 _SERVE_PORT = 8000
+_UI, _PAGES = "http://127.0.0.1:3000", f"http://127.0.0.1:{_SERVE_PORT}"  # where `make dev` has them
 _ALL_SHARDS = (
     f'{{"dagster/asset_partition_range_start": "{SHARDS[0]}", "dagster/asset_partition_range_end": "{SHARDS[-1]}"}}'
 )
+
+ReadState = Callable[[], CatalogState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +73,24 @@ class Demo:
         with open_stage(self._settings) as stage, open_catalog(self._settings) as catalog:
             say(f"[bold]1. The world.[/] {_census(stage.database)}; an origin at {stage.origin_url} signs their URLs,")
             say("   lets them die after four to five days, and misbehaves now and then, as Instagram's does.\n")
-            before = catalog_state(catalog)
+            read_state = partial(catalog_state, catalog, stage.withhold_picture())
+            before = read_state()
             say("[bold]2. The job[/] `publish_images`, all 64 shards, through Dagster:")
-            runs = [self._run_job(catalog)]
-            state = catalog_state(catalog)
+            runs = [self._run_job(read_state)]
+            state = read_state()
             if runs[0].exit_status == 0 and state.waiting:
                 say(
                     f"   {state.waiting} images wait for a fresh URL ({_kinds(state)}). The application fetches its "
                     "profiles again, so\n   every URL is another one, and the job runs once more:"
                 )
                 stage.fetch_profiles_again()
-                runs.append(self._run_job(catalog))
-                state = catalog_state(catalog)
+                runs.append(self._run_job(read_state))
+                state = read_state()
             if state.published == before.published and state.published and not state.waiting:
                 say("   Nothing to do: what was published is published.")
             return self._prove(stage, catalog, state, runs, new=state.published - before.published)
 
-    def _run_job(self, catalog: sa.Engine) -> JobRun:
+    def _run_job(self, read_state: ReadState) -> JobRun:
         self._runs += 1
         log = folder(self._settings) / f"job-{self._runs}.log"
         started = time.monotonic()
@@ -105,7 +112,7 @@ class Demo:
             env=environment(self._settings),
         )
         try:
-            self._follow(process, catalog)
+            self._follow(process, read_state)
         finally:
             stop(process)
         run = JobRun(process.returncode, time.monotonic() - started, log)
@@ -115,18 +122,18 @@ class Demo:
             )
         return run
 
-    def _follow(self, process: subprocess.Popen[bytes], catalog: sa.Engine) -> None:
+    def _follow(self, process: subprocess.Popen[bytes], read_state: ReadState) -> None:
         """A progress bar from the catalog, which knows the state of each image at every moment."""
         columns = ("   ", TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console) as progress:
             task = progress.add_task("starting Dagster", total=None)
             while process.poll() is None:
-                state = catalog_state(catalog)
+                state = read_state()
                 if state.images:
                     self._say_progress(state)
                     progress.update(task, description="images published", total=state.images, completed=state.published)
                 time.sleep(0.5)
-            state = catalog_state(catalog)
+            state = read_state()
             progress.update(task, description="images published", total=state.images, completed=state.published)
 
     def _say_progress(self, state: CatalogState) -> None:
@@ -148,13 +155,27 @@ class Demo:
         complete = served.asked == 2 * state.published and not state.waiting and not state.lost
         holds = all(run.exit_status == 0 for run in runs) and dead.holds and served.holds and complete
         if holds:
-            say(
-                "[bold green]It holds.[/] Next: `make dev` shows the run in Dagster's UI (http://127.0.0.1:3000/runs), "
-                "with the operations page beside it (http://127.0.0.1:8000)."
-            )
+            say("[bold green]It holds.[/]")
+            self._say_what_next(state.withheld)
         else:
             say(f"[bold red]It does not hold.[/] Logs are in {folder(self._settings)}.")
         return holds
+
+    def _say_what_next(self, withheld: Withheld | None) -> None:
+        """Where to look, with ids that are there."""
+        say = self._console.print
+        say(
+            f"\n[bold]Next:[/] `make dev` shows the run in Dagster's UI, {_UI}/runs, and the operations page, {_PAGES}."
+        )
+        if withheld is None:
+            return
+        say(f"   a profile's pictures:  {_PAGES}/profiles/{withheld.owner_id}")
+        say(f"   in the terminal:       cdn-pipeline profile {withheld.owner_id}  (after `. .venv/bin/activate`)")
+        if withheld.fails:
+            say("One image failed on purpose: a login page came in place of its picture. With `make dev` it heals:")
+            say(f"   look at it:            {_PAGES}/images/{withheld.image_id}")
+            say("   and press Retry        (signed in: `ADMIN_API_TOKEN=secret make dev`)")
+            say(f"   or                     cdn-pipeline retry {withheld.image_id}")
 
     def _verify_published(self, catalog: sa.Engine) -> Verified:
         port = free_port(_SERVE_PORT)
@@ -198,6 +219,7 @@ def _table(state: CatalogState, runs: list[JobRun], dead: Verified, served: Veri
         ("published by this demo", f"{new}"),
         ("deleted at the source (404 under two URLs)", f"{gone}"),
         ("waiting for a fresh URL", f"{state.waiting}"),
+        ("failing on purpose, until it is tried again", f"{state.failing}"),
         ("images lost on our watch", f"{state.lost}"),
         ("healed by a retry within a run", f"{state.retried}"),
         ("originals", f"{state.bytes_in / 1e6:.1f} MB"),

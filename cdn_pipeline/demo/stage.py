@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import sqlalchemy as sa
 
 from cdn_pipeline.catalog.sessions import open_demo_database
 from cdn_pipeline.demo import app_database
+from cdn_pipeline.demo.faults import Fault, Misbehaviour
+from cdn_pipeline.demo.pictures import Picture
 from cdn_pipeline.demo.processes import free_port, python, running
 from cdn_pipeline.demo.signing import Signer
 from cdn_pipeline.settings import ConfigurationError, Settings
@@ -21,6 +24,7 @@ PROFILES = 44
 POSTS_PER_PROFILE = 12
 _ORIGIN_PORT = 8765
 _SEED = 37  # with it the first and the last shard, which people look at, have profiles
+_EVERY_ATTEMPT = 1_000_000  # far more than the life of an origin's process has
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,33 @@ class Stage:
     def fetch_profiles_again(self) -> None:
         """What the application does every few days: every URL comes signed anew."""
         app_database.resign_all(self.database, self.signer, now=self.now())
+
+    def withhold_picture(self) -> str:
+        """Has the origin give a login page in place of one picture; returns a URL of that picture.
+
+        It is the same picture every time, and nothing else is wrong with it: the origin of `make dev` is another
+        process, which knows nothing of this, so there a retry heals the image.
+        """
+        url = self._first_good_url()
+        order = {"path": urlsplit(url).path, "fault": Fault.HTML_PAGE, "attempts": _EVERY_ATTEMPT}
+        httpx.post(f"{self.origin_url}/_admin/misbehave", json=order).raise_for_status()
+        return url
+
+    def _first_good_url(self) -> str:
+        """Of the latest single-picture post, of the first profile, that the origin's own faults leave alone."""
+        drawn = Misbehaviour().drawn
+        with self.database.connect() as connection:
+            for url in connection.scalars(_POSTS_URLS):
+                picture = Picture.at(urlsplit(url).path)
+                if picture is not None and "\\" not in url and drawn(picture.path) is None:
+                    return str(url)
+        raise LookupError("every post of the demo's application database is spoiled")
+
+
+_POSTS_URLS = sa.text("""
+    SELECT display_url FROM posts WHERE display_url IS NOT NULL AND sidecar_children IS NULL
+    ORDER BY profile_id, taken_at DESC
+""")
 
 
 def folder(settings: Settings) -> Path:

@@ -134,6 +134,6 @@ class _ContentEncoding:
             raise ImageFailure(FailureKind.SOURCE_ERROR, f"Content-Encoding: {error}") from error
 
 
-def printable(text: str) -> str:
+def printable(text: str, *, at_most: int = _DETAIL_CHARACTERS) -> str:
     """The printable ASCII of what a host sent, short enough for a job's row."""
-    return "".join(character for character in text if " " <= character <= "~")[:_DETAIL_CHARACTERS]
+    return "".join(character for character in text if " " <= character <= "~")[:at_most]

@@ -40,6 +40,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
 _FORBIDDEN = frozenset({401, 403})
 _ANSWER_BYTES = 256  # Instagram's longest answer to a bad signature has 22
+_LIBRARY_CHARACTERS = 500  # aiohttp's own words: a host's name of up to 253, and what each of its addresses answered
 _LONGEST_RETRY_AFTER = 86_400.0  # seconds, of the one image; the queue asks daily anyway
 
 try:
@@ -236,7 +237,7 @@ def _failure_before_answer(target: URL, error: Exception) -> ImageFailure:
         case ClientConnectorError(os_error=AddressRefused(address=address, port=port)):
             return ImageFailure(FailureKind.BLOCKED_ADDRESS, f"{host} leads to {address} port {port}")
         case ClientConnectorError():  # also a ValueError where a certificate is wrong
-            return ImageFailure(FailureKind.CONNECTION_FAILED, printable(str(error)))
+            return ImageFailure(FailureKind.CONNECTION_FAILED, printable(str(error), at_most=_LIBRARY_CHARACTERS))
         case TimeoutError():  # its message would carry the URL
             return ImageFailure(FailureKind.DOWNLOAD_TIMEOUT, f"{host} did not answer in time")
         case ClientResponseError():

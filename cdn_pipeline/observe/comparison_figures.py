@@ -26,6 +26,12 @@ class Side:
         return sum(count for outcome, count in self.outcomes.items() if outcome is not Outcome.NOT_ASKED)
 
     @property
+    def is_silent(self) -> bool:
+        """Whether it was asked and nothing came back at all: whoever should answer is not there."""
+        answered = self.outcomes.get(Outcome.AVAILABLE, 0) + self.outcomes.get(Outcome.BROKEN, 0)
+        return not answered and self.outcomes.get(Outcome.NO_ANSWER, 0) > 0
+
+    @property
     def availability(self) -> float | None:
         """0 to 1, of the judged ones; None without any."""
         return self.outcomes.get(Outcome.AVAILABLE, 0) / self.judged if self.judged else None

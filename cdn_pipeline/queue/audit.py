@@ -36,11 +36,14 @@ _NOTE = sa.text("""
 """).bindparams(sa.bindparam("details", type_=JSONB))
 
 
-def latest_actions(connection: sa.Connection, limit: int) -> Sequence[AuditEntry]:
-    """The latest rows, the latest first."""
-    return [AuditEntry(**row) for row in connection.execute(_LATEST, {"limit": limit}).mappings()]
+def latest_actions(connection: sa.Connection, limit: int, actions: Sequence[str] | None = None) -> Sequence[AuditEntry]:
+    """The latest rows (of these actions only), the latest first."""
+    values = {"limit": limit, "actions": None if actions is None else list(actions)}
+    return [AuditEntry(**row) for row in connection.execute(_LATEST, values).mappings()]
 
 
 _LATEST = sa.text("""
-    SELECT id, at, actor, action, details, affected FROM cdn_audit ORDER BY at DESC, id LIMIT :limit
+    SELECT id, at, actor, action, details, affected FROM cdn_audit
+    WHERE CAST(:actions AS text[]) IS NULL OR action = ANY(:actions)
+    ORDER BY at DESC, id LIMIT :limit
 """)

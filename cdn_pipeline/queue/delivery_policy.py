@@ -6,12 +6,13 @@ threw it.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from cdn_pipeline.queue.audit import note_action
+from cdn_pipeline.queue.audit import AuditEntry, latest_actions, note_action
 
 _IS_OFF = "off_since IS NOT NULL AND coalesce(off_until > now(), true)"
 
@@ -114,6 +115,11 @@ _SET_PERCENTAGE = sa.text("""
     INSERT INTO cdn_delivery_policy (percentage) VALUES (:percentage)
     ON CONFLICT (only_row) DO UPDATE SET percentage = excluded.percentage
 """)
+
+
+def latest_changes(connection: sa.Connection, limit: int) -> Sequence[AuditEntry]:
+    """Who has switched or set the percentage, the latest first; `details` have `percentage` and `off_until` since."""
+    return latest_actions(connection, limit, actions=("cdn-on", "cdn-off", "cdn-percentage"))
 
 
 def _noted(connection: sa.Connection, actor: str, action: str) -> DeliveryPolicy:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ import sqlalchemy as sa
 from cdn_pipeline.catalog.sessions import transaction
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.engine.hosts import Hosts, HostShut
-from cdn_pipeline.failures import ImageFailure
+from cdn_pipeline.failures import FailureKind, ImageFailure
 from cdn_pipeline.fetch.client import Downloader
 from cdn_pipeline.fetch.hosts import host_of
 from cdn_pipeline.queue.delivery_policy import (
@@ -39,6 +40,7 @@ ALIVE_ENOUGH = 0.95  # of the legacy URLs that have not expired: what sources re
 _MOST_OWNERS = 2000  # looked through for some that have CDN URLs at all, if only a percentage has
 _POLL_SECONDS = 0.25
 _OBEYS_WITHIN = 30.0  # seconds; it takes as long as one request
+_NO_ANSWER = frozenset({FailureKind.CONNECTION_FAILED, FailureKind.DOWNLOAD_TIMEOUT})
 _TIMEOUT = httpx.Timeout(10.0, connect=3.0)
 
 
@@ -157,7 +159,7 @@ class RollbackDrill:
     async def _ask(self, urls: Sequence[str]) -> Step:
         """Asks for legacy URLs as downloads do, at the rates that all runs share, until the time is over."""
         started = time.monotonic()
-        outcomes: list[bool] = []
+        outcomes: list[FailureKind | None] = []
         networks = self._settings.allowed_networks
         patience = longest_wait_in_run(self._collection.retry)
         async with (
@@ -172,19 +174,22 @@ class RollbackDrill:
                         await downloader.download(url)
                 except HostShut:
                     return
-                except ImageFailure:
-                    outcomes.append(False)
+                except ImageFailure as failure:
+                    outcomes.append(failure.kind)
                 else:
-                    outcomes.append(True)
+                    outcomes.append(None)
 
             tasks = [asyncio.ensure_future(ask(url)) for url in urls]
             _, late = await asyncio.wait(tasks, timeout=self._duration.total_seconds() / 2)
             for task in late:
                 task.cancel()
-        alive, asked = sum(outcomes), len(outcomes)
+        alive, asked = outcomes.count(None), len(outcomes)
         words = f"{alive} of {asked} that were asked give their picture"
         if asked < len(urls):
             words += f"; {len(urls) - asked} were not asked, for want of time or because their host is left alone"
+        if asked and _NO_ANSWER.issuperset(outcomes):
+            words += f". No answer from any of them: is the origin running at {_base(urls[0])}"
+            words += " (`make dev` starts the demo's)?" if self._settings.embedded_source else "?"
         passed = asked > 0 and alive >= ALIVE_ENOUGH * asked
         return Step("legacy URLs asked", time.monotonic() - started, passed, words)
 
@@ -223,8 +228,8 @@ class RollbackDrill:
             return dict(_pictures(answer.json()))
         except (httpx.HTTPError, ValueError, KeyError) as error:
             raise DrillRefusedError(
-                f"the media API at {self._api_url} does not answer ({error}): start `cdn-pipeline serve`, or name "
-                "another with --api-url"
+                f"the media API at {self._api_url} does not answer ({error}): is it running? `make dev` and "
+                "`cdn-pipeline serve` start it, --api-url names another"
             ) from error
 
 
@@ -242,6 +247,12 @@ def _require_on(policy: DeliveryPolicy) -> None:
 
 def _have_cdn_urls(pictures: Sequence[Picture], shown: Mapping[Picture, _Shown]) -> bool:
     return all(shown[picture].cdn_url for picture in pictures if picture in shown)
+
+
+def _base(url: str) -> str:
+    """Scheme, host and port."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _pictures(document: Mapping[str, Any]) -> Iterator[tuple[Picture, _Shown]]:

@@ -35,6 +35,14 @@ def test_an_id_that_would_spoil_a_log_is_replaced(client: httpx.Client, hostile:
     assert answer.headers["x-request-id"].isalnum()
 
 
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/api/v1/nothing"])
+def test_a_route_that_is_not_there_says_where_the_routes_are_told(client: httpx.Client, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert "`/openapi.json`" in answer.json()["detail"]
+    assert "docs/api.md" in answer.json()["detail"]
+
+
 def test_a_problem_names_its_request(client: httpx.Client) -> None:
     problem = client.get(UNKNOWN, headers={"X-Request-ID": "frontend-8"}).json()
     assert problem["request_id"] == "frontend-8"

@@ -106,6 +106,34 @@ def test_a_source_whose_breaker_is_open_is_left_alone_and_in_no_rate(
     assert site.world.origin.requests.total == 0
 
 
+def test_a_cdn_that_does_not_answer_at_all_is_named_with_its_base_url_and_what_starts_it(
+    invoke: Invoke, site: Site, connection: sa.Connection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CDN_BASE_URL", "http://127.0.0.1:9")
+    connection.execute(sa.text("UPDATE cdn_delivery SET base_url = 'http://127.0.0.1:9'"))
+    told = " ".join(invoke("compare", "--sample-size", "2", "--report", "report.md").output.split())
+    hint = (
+        "No answer from any URL of the CDN: is it running at http://127.0.0.1:9 (`make dev` or `make serve` starts it)?"
+    )
+    assert hint in told
+    assert "No answer from any legacy URL" not in told
+    assert hint in (tmp_path / "report.md").read_text()
+
+
+def test_an_origin_that_does_not_answer_at_all_is_named_with_its_base_url(
+    invoke: Invoke, site: Site, connection: sa.Connection
+) -> None:
+    move = "UPDATE cdn_image_assets SET source_url = replace(source_url, :base, 'http://127.0.0.1:9')"
+    connection.execute(sa.text(move), {"base": site.world.origin.base_url})
+    told = " ".join(invoke("compare", "--sample-size", "2").output.split())
+    assert "No answer from any legacy URL: is the origin running at http://127.0.0.1:9?" in told
+    assert "No answer from any URL of the CDN" not in told
+
+
+def test_where_both_answer_nothing_is_asked_about_them(invoke: Invoke, site: Site) -> None:
+    assert "No answer from any" not in invoke("compare", "--sample-size", "2").output
+
+
 def test_sources_inside_our_network_are_not_asked(invoke: Invoke, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOWNLOAD_ALLOWED_NETWORKS", "10.0.0.0/8")
     result = invoke("compare", "--metrics", "availability")

@@ -31,14 +31,15 @@ def test_what_is_held_written_and_encoded_is_told_with_its_price(invoke: Invoke)
     result = invoke("cost")
     assert result.exit_code == 0, result.output
     for words in (
-        "2, 2.0 GB",
-        "1, 2.0 GB",
-        "3 in the last 30 days, counted by the catalog",
-        "75.0 s of one core for 1,000 images, of 1",
+        "2 objects, 2.0 GB",
+        "1 object, 2.0 GB",
+        "3 writes in the last 30 days, counted by the catalog",
+        "75.0 s of one core to encode 1,000 images",
         "not configured: set CF_API_TOKEN",
         "not counted",
-        "what R2 sends is free",
-        "Prices of 2026-11-01",
+        "egress free",
+        "R2's prices of 2026-11-01",
+        "that is not deducted here",
     ):
         assert words in result.output
 

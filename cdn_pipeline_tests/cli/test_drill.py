@@ -83,6 +83,20 @@ def test_legacy_urls_that_are_dead_at_their_source_fail_the_drill(
     assert read_policy(connection).is_on
 
 
+def test_an_origin_that_is_not_there_is_named_in_full(
+    invoke: Invoke, connection: sa.Connection, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    move = "UPDATE cdn_image_assets SET source_url = replace(source_url, :base, 'http://127.0.0.1:9')"
+    connection.execute(sa.text(move), {"base": site.world.origin.base_url})
+    result = invoke("rollback-drill", "--api-url", site.url, "--verify-legacy-urls")
+    assert result.exit_code == 1
+    words = "No answer from any of them: is the origin running at http://127.0.0.1:9?"
+    assert words in " ".join(result.output.split())
+    for warning in caplog.messages:
+        assert warning.endswith("]")  # aiohttp's words have not been cut
+    assert read_policy(connection).is_on
+
+
 def test_without_living_legacy_urls_there_is_nothing_to_fall_back_to(
     invoke: Invoke, connection: sa.Connection, site: Site
 ) -> None:
@@ -177,5 +191,5 @@ def test_with_nobody_on_the_cdn_there_is_nothing_to_rehearse(
 def test_an_api_that_does_not_answer_changes_nothing(invoke: Invoke, connection: sa.Connection, site: Site) -> None:
     result = invoke("rollback-drill", "--api-url", "http://127.0.0.1:9")
     assert result.exit_code == 2
-    assert "start `cdn-pipeline serve`" in " ".join(result.output.split())
+    assert "is it running? `make dev` and `cdn-pipeline serve` start it" in " ".join(result.output.split())
     assert latest_actions(connection, 9) == []

@@ -108,9 +108,36 @@ def test_programs_get_every_story(invoke: Invoke) -> None:
     assert document["images"][1]["jobs"][0]["failure"] == FailureKind.IMAGE_CORRUPT
 
 
-def test_it_fits_into_a_narrow_terminal(invoke: Invoke) -> None:
-    wide = [line for line in invoke("profile", "owner", columns=80).output.splitlines() if len(line) > 80]
+def test_it_fits_into_80_columns_with_every_id_and_every_word_whole(invoke: Invoke, connection: sa.Connection) -> None:
+    output = invoke("profile", "owner", columns=80).output
+    wide = [line for line in output.splitlines() if len(line) > 80]
     assert all(line.startswith("  http") for line in wide)
+    pictures = output.split("Pictures")[1].split("What is not completed")[0]
+    for image_id in connection.scalars(sa.text("SELECT id FROM cdn_image_assets")):
+        assert str(image_id) in pictures
+    assert FailureKind.IMAGE_CORRUPT in pictures
+
+
+def test_a_picture_that_has_healed_says_after_what(invoke: Invoke, connection: sa.Connection) -> None:
+    connection.execute(sa.text("UPDATE cdn_image_jobs SET failure_kind = 'rate_limited' WHERE status = 'completed'"))
+    pictures = invoke("profile", "owner", columns=80).output.split("Pictures")[1]
+    assert "after rate_limited" in " ".join(pictures.split("post")[0].split())
+
+
+def test_pixels_and_bytes_are_those_of_the_largest_rendition(invoke: Invoke, connection: sa.Connection) -> None:
+    connection.execute(sa.text("UPDATE cdn_image_renditions SET file_size = width * 1000"))
+    pictures = invoke("profile", "owner", columns=80).output.split("Pictures")[1]
+    heading, size, file_size = pictures.split("URL expires")[0], "512×512", "512.0 kB"
+    assert "largest" in heading
+    assert pictures.index(size) < pictures.index(file_size)
+    assert "768.0 kB" not in pictures
+
+
+def test_the_reason_of_what_is_not_completed_is_indented_as_a_whole(invoke: Invoke) -> None:
+    reason = invoke("profile", "owner", columns=80).output.split("What is not completed")[1].split("Visible now")[0]
+    lines = [line for line in reason.splitlines() if line.strip()]
+    assert len(lines) > 2
+    assert all(line.startswith("  ") for line in lines)
 
 
 def test_nobody_is_told_as_such(invoke: Invoke) -> None:

@@ -1,7 +1,7 @@
 """The environment and `.env`: complete, and without variables that nobody reads."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,8 +12,11 @@ from cdn_pipeline.observe.doctor.findings import Finding, failed, ok, warning
 from cdn_pipeline.settings import ConfigurationError, Settings
 
 _OUR_PREFIXES = ("ALERT_", "CATALOG_", "CDN_", "CF_", "DECODO_", "ORIGINALS_", "R2_")
-_MISSPELT = 0.9  # likeness from which on a variable without such a prefix is taken for one of ours
-_SUGGESTED = 0.6  # difflib's own default
+_SUGGESTED = 0.6  # difflib's own default: a name with our prefix is meant for us, whatever follows
+# Likeness from which on another name is taken for one of ours: ADMIN_TOKEN has 0.85 of ADMIN_API_TOKEN, DAGSTER_PG_URL
+# 0.79 of DAGSTER_GRAPHQL_URL. For those with a prefix it takes more: AWS_SECRET_ACCESS_KEY has 0.88 of R2's.
+_MISSPELT = 0.8
+_MISSPELT_PREFIX = 0.9
 
 
 def look_at_settings(deployment: Deployment) -> Finding:
@@ -50,10 +53,22 @@ def misspelt(names: Iterable[str]) -> Iterable[tuple[str, str | None]]:
     """Names that look like ours and are not, in order, each with the one that may be meant."""
     ours = {name.upper() for name in Settings.model_fields} | _OF_THE_TESTS
     for name in sorted({name.upper() for name in names} - ours):
-        least = _SUGGESTED if name.startswith(_OUR_PREFIXES) else _MISSPELT
-        meant = next(iter(get_close_matches(name, ours, n=1, cutoff=least)), None)
+        meant = _meant(name, ours)
         if meant or name.startswith(_OUR_PREFIXES):
             yield name, meant
+
+
+def _meant(name: str, ours: Set[str]) -> str | None:
+    if name.startswith(_OUR_PREFIXES):
+        return _closest(name, ours, _SUGGESTED)
+    prefixed = {each for each in ours if each.startswith(_OUR_PREFIXES)}
+    # SECRET_ACCESS_KEY, BASE_URL and such, which are ours without the prefix, are other programs'.
+    mistaken = {each for each in prefixed if not each.endswith(f"_{name}")}
+    return _closest(name, ours - prefixed, _MISSPELT) or _closest(name, mistaken, _MISSPELT_PREFIX)
+
+
+def _closest(name: str, ours: Set[str], least: float) -> str | None:
+    return next(iter(get_close_matches(name, ours, n=1, cutoff=least)), None)
 
 
 def _env_file() -> Path:

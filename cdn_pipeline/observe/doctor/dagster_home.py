@@ -25,6 +25,11 @@ _SCHEDULES = {
 
 _SWITCH_ON = "Start Dagster's daemon (`make dev`, or `dagster-daemon run`), and under Automation switch on"
 
+_FIRST_TICKS = (
+    "If they are on: one that was switched on just now is seen after its next tick (02:00 UTC, five past, twenty to), "
+    "any other's runs fail."
+)
+
 _LIMITS = "key: lane"  # of tag_concurrency_limits; only Dagster reads the file as what it is
 
 
@@ -62,10 +67,19 @@ def look_at_schedules(deployment: Deployment) -> Finding:
     with deployment.catalog.connect() as connection:
         now = catalog_time(connection)
         done = {row.name: row.at for row in connection.execute(_TRACES)}
-    overdue = _overdue(_SCHEDULES, done, now)
+        first_run = connection.scalar(_FIRST_RUN)
+    overdue = _overdue(_SCHEDULES, _since(first_run or now, done), now)
     if overdue:
-        return warning(_told(overdue, done, now), f"{_SWITCH_ON} all schedules; or look why their runs fail.")
+        return warning(_told(overdue, done, now), f"{_SWITCH_ON} all schedules. {_FIRST_TICKS}")
+    young = [name for name in _SCHEDULES if done.get(name) is None]
+    if young:
+        return ok(f"nothing is overdue; not yet due for the first time: {', '.join(young)}")
     return ok("the night, the statistics and the probes were done in time")
+
+
+def _since(begun: datetime, done: Mapping[str, datetime | None]) -> Mapping[str, datetime]:
+    """From when on each schedule's time counts: what was never done is due so long after the deployment's beginning."""
+    return {name: done.get(name) or begun for name in _SCHEDULES}
 
 
 def _overdue(every: Mapping[str, timedelta], last: Mapping[str, datetime | None], now: datetime) -> Sequence[str]:
@@ -79,6 +93,8 @@ def _told(names: Sequence[str], last: Mapping[str, datetime | None], now: dateti
         f"{name} {distance(moment, now) if moment else 'never'}" for name, moment in moments.items()
     )
 
+
+_FIRST_RUN = sa.text("SELECT min(started_at) FROM cdn_runs")
 
 # What the runs of a schedule leave; a run by hand leaves the same.
 _TRACES = sa.text("""

@@ -181,8 +181,29 @@ def test_a_sensor_that_is_off(doctor: Doctor, healthy: Mapping[str, str]) -> Non
     )
 
 
+def _first_run(ago: str) -> str:
+    return f"""
+        INSERT INTO cdn_runs (run_id, lock_key, worker_id, started_at)
+        VALUES ('first', 1, 'here', now() - interval '{ago}')"""
+
+
+def test_schedules_whose_first_tick_is_not_due_yet_are_no_warning(doctor: Doctor, healthy: Mapping[str, str]) -> None:
+    execute(
+        healthy["CATALOG_DATABASE_URL"],
+        "DELETE FROM cdn_delivery_probes",
+        _first_run("1 hour"),
+    )
+    finding = doctor()["schedules"]
+    assert finding.state is State.OK
+    assert "not yet due for the first time: probe_delivery_schedule" in finding.words
+
+
 def test_schedules_that_are_off(doctor: Doctor, healthy: Mapping[str, str]) -> None:
-    execute(healthy["CATALOG_DATABASE_URL"], "DELETE FROM cdn_delivery_probes")
+    execute(
+        healthy["CATALOG_DATABASE_URL"],
+        "DELETE FROM cdn_delivery_probes",
+        _first_run("3 hours"),
+    )
     findings = doctor()
     assert names(findings, "schedules", "probe_delivery_schedule never", "all schedules", state=State.WARNING)
 
