@@ -50,10 +50,10 @@ class FailureKind(StrEnum):
     INTERNAL_ERROR = "internal_error"
 
     @classmethod
-    def of(cls, name: str) -> "FailureKind | None":
-        """The kind that the catalog names; None: only another version of the code knows it."""
+    def of(cls, name: str | None) -> "FailureKind | None":
+        """The kind that the catalog names; None: it names none, or one that only another version of the code knows."""
         try:
-            return cls(name)
+            return cls(name or "")
         except ValueError:
             return None
 
@@ -87,7 +87,10 @@ _RETRIED = "Nothing: it is tried again by itself; look at the host if many image
 _TABLE: dict[FailureKind, _Entry] = {
     FailureKind.SOURCE_URL_404: _Entry(Remedy.FRESH_URL, Blame.SOURCE, _WAIT_FOR_URL),
     FailureKind.SOURCE_GONE: _Entry(
-        Remedy.PERMANENT, Blame.SOURCE, "The picture was deleted at its source; a fresh URL gave 404 as well."
+        Remedy.PERMANENT,
+        Blame.SOURCE,
+        "The source deleted the picture: a fresh URL gave 404, too. Leave it (what was published stays), or refresh "
+        "the profile: another picture in its place comes by itself.",
     ),
     FailureKind.SOURCE_URL_EXPIRED: _Entry(Remedy.FRESH_URL, Blame.SOURCE, _WAIT_FOR_URL),
     FailureKind.SIGNATURE_MISMATCH: _Entry(

@@ -20,9 +20,10 @@ from cdn_pipeline.api.serving import Served
 from cdn_pipeline.collections import SHARDS
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.observe.failed_jobs import FailedJob, Place, failed_jobs
+from cdn_pipeline.observe.unattended import how_to_start
 from cdn_pipeline.queue.audit import AuditEntry, latest_actions, note_action
 from cdn_pipeline.queue.holds import count_queued, hold_queue, restore_queue
-from cdn_pipeline.queue.retrying import Retry, RetryAnswer, retry_jobs
+from cdn_pipeline.queue.retrying import TRIED_AGAIN, Retry, RetryAnswer, retry_jobs
 
 router = APIRouter(
     tags=["admin"], route_class=AdminRoute, dependencies=[*ADMIN, *NEVER_CACHED], responses=documented(401, 503)
@@ -120,6 +121,9 @@ class RetryResult(BaseModel):
 
     counts: dict[RetryAnswer, int] = Field(description="Jobs by what became of them.")
     jobs: list[Retry] = Field(description="In the order in which they were asked for, each once.")
+    hint: str | None = Field(
+        description="Where nothing starts a run for what is due now: what to do. Null: the sensor asks for one."
+    )
 
 
 @router.post("/api/v1/admin/cdn/retry-failed", responses=documented(400, 413, 422), summary="Try failed jobs again")
@@ -130,23 +134,28 @@ def retry_failed_jobs(serving: Served, request: RetryRequest, actor: Actor = "ad
     The others say why there is nothing to do.
     """
 
-    def retry(connection: sa.Connection) -> list[Retry]:
+    def retry(connection: sa.Connection) -> RetryResult:
         found = list(retry_jobs(connection, serving.collection, request.job_ids, priority=request.priority))
-        done = [str(each.job_id) for each in found if each.answer in (RetryAnswer.REOPENED, RetryAnswer.HURRIED)]
+        done = [each for each in found if each.answer in TRIED_AGAIN]
         note_action(
             connection,
             actor,
             "retry-failed",
-            details={"job_ids": done, "asked": len(found), "priority": request.priority},
+            details={
+                "job_ids": [str(each.job_id) for each in done],
+                "asked": len(found),
+                "priority": request.priority,
+            },
             affected=len(done),
         )
-        return found
+        answers = [each.answer for each in found]
+        return RetryResult(
+            counts={answer: answers.count(answer) for answer in RetryAnswer if answer in answers},
+            jobs=found,
+            hint=how_to_start(connection, {each.shard for each in done if each.shard}),
+        )
 
-    found = serving.administer(retry)
-    answers = [each.answer for each in found]
-    return RetryResult(
-        counts={answer: answers.count(answer) for answer in RetryAnswer if answer in answers}, jobs=found
-    )
+    return serving.administer(retry)
 
 
 # -- holding the queue --

@@ -8,7 +8,7 @@ our watch.
 
 import logging
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Literal
@@ -23,6 +23,7 @@ from cdn_pipeline.api.caching import NEVER_CACHED
 from cdn_pipeline.api.dagster_graphql import start_run
 from cdn_pipeline.api.problems import documented
 from cdn_pipeline.api.serving import Served, Serving
+from cdn_pipeline.observe.unattended import how_to_start
 from cdn_pipeline.queue.refreshes import (
     Limits,
     Refresh,
@@ -49,6 +50,9 @@ class Run(BaseModel):
     id: str | None = Field(description="Its id in Dagster; null: the sensor has not asked for it yet.")
     started_by: Literal["dagster", "sensor"] = Field(
         description="`dagster`: at once, for this request. `sensor`: within a minute, or by whatever run comes first."
+    )
+    hint: str | None = Field(
+        description="Where no run comes by itself, as the sensor is silent: what an operator does. Null: one comes."
     )
 
 
@@ -99,26 +103,36 @@ class LastRefresh(BaseModel):
 )
 async def post_refresh(serving: Served, profile_id: ProfileId) -> QueuedRefresh:
     """Asks for it; the answer does not wait for it. Asking again while it is open changes nothing."""
-    refresh, is_new, needs_run = await run_sync(_open, serving, str(profile_id))
-    url = serving.settings.dagster_graphql_url
-    if needs_run and url and (run_id := await start_run(url, refresh.shard)):
+    opened = await run_sync(_open, serving, str(profile_id))
+    refresh, url = opened.refresh, serving.settings.dagster_graphql_url
+    if opened.needs_run and url and (run_id := await start_run(url, refresh.shard)):
         refresh = await run_sync(_note_launch, serving, refresh, run_id)
     return QueuedRefresh(
         profile_id=profile_id,
-        status="queued" if is_new else "already_queued",
+        status="queued" if opened.is_new else "already_queued",
         requested_at=refresh.requested_at,
-        run=_run(refresh),
+        run=_run(refresh, opened.hint),
         status_url=router.url_path_for("get_refresh", profile_id=profile_id),
     )
 
 
-def _open(serving: Serving, owner_id: str) -> tuple[Refresh, bool, bool]:
-    """The open refresh, whether it is new, and whether a run is to be started for it."""
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The open refresh. `needs_run`: one is to be started for it; `hint` is for the case that nobody starts one."""
+
+    refresh: Refresh
+    is_new: bool
+    needs_run: bool
+    hint: str | None
+
+
+def _open(serving: Serving, owner_id: str) -> _Opened:
     limits = limits_of(serving.settings)
 
-    def work(connection: sa.Connection) -> tuple[Refresh, bool, bool]:
+    def work(connection: sa.Connection) -> _Opened:
         refresh, is_new = open_refresh(connection, serving.collection, owner_id, limits)
-        return refresh, is_new, is_new and wants_run(connection, serving.collection, refresh)
+        needs_run = is_new and wants_run(connection, serving.collection, refresh)
+        return _Opened(refresh, is_new, needs_run, how_to_start(connection, [refresh.shard]))
 
     try:
         return serving.write(work)
@@ -146,20 +160,27 @@ def limits_of(settings: Settings) -> Limits:
 @router.get("", responses=documented(404, 422, 503), summary="How a profile's last refresh stands")
 def get_refresh(serving: Served, profile_id: ProfileId) -> LastRefresh:
     """What became of the last request, for 30 days."""
-    wanted = partial(latest_refresh, collection=serving.collection, owner_id=str(profile_id))
-    refresh = serving.read(wanted)
+
+    def read(connection: sa.Connection) -> tuple[Refresh | None, str | None]:
+        refresh = latest_refresh(connection, serving.collection, str(profile_id))
+        waits = refresh is not None and refresh.answer is None
+        return refresh, how_to_start(connection, [refresh.shard]) if refresh and waits else None
+
+    refresh, hint = serving.read(read)
     if refresh is None:
         raise HTTPException(404, "Nobody has asked for a refresh of this profile in the last 30 days.")
+    run = _run(refresh, hint)
     return LastRefresh(
         profile_id=profile_id,
         status="queued" if refresh.answer is None else "finished",
         answer=refresh.answer,
-        words=_WORDS[refresh.answer],
+        words=run.hint or _WORDS[refresh.answer],
         requested_at=refresh.requested_at,
         finished_at=refresh.finished_at,
-        run=_run(refresh),
+        run=run,
     )
 
 
-def _run(refresh: Refresh) -> Run:
-    return Run(id=refresh.run_id, started_by="dagster" if refresh.launched else "sensor")
+def _run(refresh: Refresh, hint: str | None) -> Run:
+    started_by: Literal["dagster", "sensor"] = "dagster" if refresh.launched else "sensor"
+    return Run(id=refresh.run_id, started_by=started_by, hint=None if refresh.run_id else hint)

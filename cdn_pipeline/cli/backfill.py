@@ -4,9 +4,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cdn_pipeline.catalog.sessions import open_catalog, open_source_database
-from cdn_pipeline.cli.runs import run_command
 from cdn_pipeline.cli.sections import as_text, counted, print_lines
 from cdn_pipeline.collections import BACKFILL_PRIORITY, INSTAGRAM, SHARDS
+from cdn_pipeline.observe.unattended import run_command
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.sources.discovery import Change
 from cdn_pipeline.sources.periods import Period

@@ -2,7 +2,7 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
 
@@ -13,14 +13,14 @@ from rich.table import Table
 
 from cdn_pipeline.catalog.sessions import open_catalog
 from cdn_pipeline.cli.actor import actor
-from cdn_pipeline.cli.runs import run_command
 from cdn_pipeline.cli.sections import add_row, as_text, counted, new_table, print_lines, print_title
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.observe.lookup import find_images
-from cdn_pipeline.queue.retrying import RetryAnswer
+from cdn_pipeline.observe.unattended import run_command, sensor_silence
+from cdn_pipeline.queue.retrying import TRIED_AGAIN, RetryAnswer
 from cdn_pipeline.settings import Settings
-from cdn_pipeline.upkeep.retry import TRIED_AGAIN, RetriedImage, failing_images, retry_images
+from cdn_pipeline.upkeep.retry import RetriedImage, failing_images, retry_images
 
 _SHOWN = 50  # images, of thousands that have failed alike
 
@@ -52,11 +52,13 @@ def retry(settings: Settings, console: Console, wanted: Wanted, *, dry_run: bool
             image_ids, unknown = _find(connection, wanted)
         pages = retry_images(engine, INSTAGRAM, image_ids, actor=actor(), dry_run=dry_run)
         found = list(chain.from_iterable(pages))
+        with engine.connect() as connection:
+            hint = sensor_silence(connection) if _due_shards(found) else None
     if as_json:
-        document = {"dry_run": dry_run, "images": found, "unknown": unknown}
+        document = {"dry_run": dry_run, "images": found, "unknown": unknown, "hint": hint}
         print(pydantic_core.to_json(document, indent=2).decode())  # noqa: T201  # unwrapped and without colour
     else:
-        _print(console, found, unknown, dry_run=dry_run)
+        _print(console, found, unknown, hint, dry_run=dry_run)
     return not unknown
 
 
@@ -69,7 +71,13 @@ def _find(connection: sa.Connection, wanted: Wanted) -> tuple[Sequence[uuid.UUID
     return list(dict.fromkeys(chain.from_iterable(found.values()))), unknown
 
 
-def _print(console: Console, found: Sequence[RetriedImage], unknown: Sequence[str], *, dry_run: bool) -> None:
+def _due_shards(found: Sequence[RetriedImage]) -> Set[str]:
+    return {image.shard for image in found if image.answer in TRIED_AGAIN}
+
+
+def _print(
+    console: Console, found: Sequence[RetriedImage], unknown: Sequence[str], hint: str | None, *, dry_run: bool
+) -> None:
     for subject in unknown:
         console.print(
             as_text(f"No image is known by {subject}: `cdn-pipeline explain` says how it was looked for.", "red")
@@ -86,9 +94,10 @@ def _print(console: Console, found: Sequence[RetriedImage], unknown: Sequence[st
     counts = Counter(image.answer for image in found)
     for answer, count in counts.most_common():
         console.print(as_text(f"{counted(count, 'image')}: {_WORDS[answer]}"))
-    due = {image.shard for image in found if image.answer in TRIED_AGAIN}
+    due = _due_shards(found)
     if due and not dry_run:
-        console.print("The sensor starts a run for them within a minute; without it:")
+        by_itself = "The sensor starts a run for them within a minute; without it:"
+        console.print(as_text(f"{hint}, or run:", "yellow") if hint else by_itself)
         print_lines(console, [run_command(due)])
 
 

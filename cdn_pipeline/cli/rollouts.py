@@ -5,9 +5,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from cdn_pipeline.catalog.sessions import open_catalog, transaction
-from cdn_pipeline.cli.runs import run_command
 from cdn_pipeline.cli.sections import add_row, as_text, counted, new_table, print_lines, print_title
 from cdn_pipeline.collections import INSTAGRAM, SHARDS
+from cdn_pipeline.observe.unattended import run_command
 from cdn_pipeline.settings import Settings
 from cdn_pipeline.upkeep.rollout import (
     RolloutStatus,

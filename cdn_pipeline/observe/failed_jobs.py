@@ -66,21 +66,6 @@ def failed_jobs(
     return [FailedJob(**row) for row in connection.execute(_FAILED, values).mappings()]
 
 
-def jobs_retried_later(
-    connection: sa.Connection, collection: Collection, kind: FailureKind, limit: int
-) -> Sequence[uuid.UUID]:
-    """Jobs that wait for their next attempt after a failure of this kind, the soonest first; none on hold."""
-    values = {"collection": collection.name, "kind": kind, "limit": limit}
-    return connection.scalars(_RETRIED_LATER, values).all()
-
-
-_RETRIED_LATER = sa.text(f"""
-    SELECT id FROM cdn_image_jobs
-    WHERE collection = :collection AND status = '{JobStatus.QUEUED}' AND failure_kind = :kind
-      AND held_at IS NULL AND next_attempt_at > clock_timestamp()
-    ORDER BY next_attempt_at, id LIMIT :limit
-""")
-
 _KIND = f"coalesce(j.failure_kind, '{FailureKind.INTERNAL_ERROR}')"
 
 _FAILED = sa.text(f"""

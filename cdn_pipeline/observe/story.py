@@ -201,7 +201,7 @@ def _story(row: sa.RowMapping, jobs: Sequence[JobStory], renditions: Sequence[Re
         original=_original(row) if row["original_sha256"] else None,
         placeholder=row["placeholder"],
         status=ImageStatus(row["processing_status"]),
-        failure=_kind(row["failure_kind"]),
+        failure=FailureKind.of(row["failure_kind"]),
         detail=row["processing_error"],
         completed_at=row["processing_completed_at"],
         jobs=tuple(jobs),
@@ -251,7 +251,7 @@ def _job(row: sa.RowMapping, dead: frozenset[str]) -> JobStory:
         worker_id=row["worker_id"],
         lease_until=row["lease_until"],
         run_lives=bool(row["leased"]) and row["run_id"] not in dead,
-        failure=_kind(row["failure_kind"]),
+        failure=FailureKind.of(row["failure_kind"]),
         detail=row["error_message"],
         download_ms=row["download_ms"],
         transcode_ms=row["transcode_ms"],
@@ -264,7 +264,3 @@ def _job(row: sa.RowMapping, dead: frozenset[str]) -> JobStory:
 
 def _rendition(row: sa.RowMapping) -> RenditionStory:
     return RenditionStory(**{name: row[name] for name in RenditionStory.__slots__})
-
-
-def _kind(value: str | None) -> FailureKind | None:
-    return FailureKind(value) if value else None

@@ -29,6 +29,7 @@ ERASURE_UNFINISHED_ERROR = timedelta(hours=1)  # one takes minutes, and somebody
 QUEUE_DEPTH_WARNING = 1000  # open jobs of priorities 1-5
 QUEUE_DEPTH_ERROR = 2000
 HEARTBEAT_STALE = timedelta(minutes=5)  # sensors tick every 20-30 s, also while they have nothing to do
+SENSOR_SILENT = timedelta(minutes=2)  # six looks that were missed: a hint, where somebody waits for the next one
 NO_WORKERS_ERROR = timedelta(minutes=10)  # retries ask for a run every five minutes, and a run takes seconds to start
 DISK_USED_WARNING = 0.85  # of the file system of local stores
 DISK_USED_ERROR = 0.95  # Postgres stops when nothing is left

@@ -98,12 +98,15 @@ def rendition_numbers(tally: "Tally") -> Metadata:
 
 
 def publication_numbers(tally: "Tally", images_per_second: float | None) -> Metadata:
-    """What `published_images` says of a shard; the speed is the run's, whose shards share workers and connections."""
+    """What `published_images` says of a shard; the speed is the run's, whose shards share workers and connections.
+
+    A shard in which the run completed nothing has no part in that speed, and does not tell it.
+    """
     return {
         "published": tally.published,
         "unchanged": tally.unchanged,
         "success rate": _rounded(tally.success_rate, 4),
-        "images per second (run)": _rounded(images_per_second, 1),
+        "images per second (run)": _rounded(images_per_second, 1) if tally.completed else None,
         **failure_numbers(tally),
         **_percentiles("upload", tally.upload_ms),
     }

@@ -244,7 +244,7 @@ def _due_job(row: sa.RowMapping, recipe: Recipe) -> DueJob:
         original_identity=row["original_identity"],
         original_rank=row["original_rank"],
         original_file_size=row["original_file_size"],
-        last_failure=FailureKind(row["failure_kind"]) if row["failure_kind"] else None,
+        last_failure=FailureKind.of(row["failure_kind"]),
         current_paths=frozenset(row["current_paths"] or ()),
         claimed_at=row["claimed_at"],
         up_to_date=row["fresh"] == len(recipe.sizes),

@@ -79,7 +79,7 @@ _LOOK = sa.text(f"""
 
 
 def _breaker(row: sa.Row[Any]) -> Breaker:
-    kind = FailureKind(row.failure_kind) if row.failure_kind else None
+    kind = FailureKind.of(row.failure_kind)
     return Breaker(row.host, row.failures, kind, row.opened_at, row.retry_at, row.retry_in)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cdn_pipeline.collections import BACKFILL_PRIORITY, REENCODE_PRIORITY, SHARDS, Collection
+from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.media.recipes import Recipe
 from cdn_pipeline.queue.intake import IS_OPEN, JOB_COLUMNS, job_defaults
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, JobType, Stage
@@ -169,6 +170,10 @@ HAS_ENDED = f"""a.processing_status IN ('{ImageStatus.COMPLETED}', '{ImageStatus
 
 HAS_ORIGINAL = "a.original_identity = a.identity"
 
+# What an image that is reopened still knows of its failure: a picture that was gone asked for its fresh URL before, so
+# another 404 ends it again instead of letting it wait for a URL that perhaps nobody brings.
+KNOWN_FAILURE = f"CASE WHEN a.failure_kind = '{FailureKind.SOURCE_GONE}' THEN a.failure_kind END"
+
 # By this version of the recipe or a later one, from the stored original.
 LACKS_RENDITIONS = """:size_count > (
     SELECT count(*) FROM cdn_image_renditions r
@@ -191,8 +196,8 @@ def _reopen(which: str) -> sa.TextClause:
             ORDER BY a.id LIMIT :limit FOR UPDATE
         ), reopened AS (
             UPDATE cdn_image_assets a
-            SET processing_status = '{ImageStatus.PENDING}', processing_attempts = 0, failure_kind = NULL,
-                processing_error = NULL, updated_at = clock_timestamp()
+            SET processing_status = '{ImageStatus.PENDING}', processing_attempts = 0,
+                failure_kind = {KNOWN_FAILURE}, processing_error = NULL, updated_at = clock_timestamp()
             FROM wanted WHERE a.id = wanted.id
             RETURNING a.*, completed
         )

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.queue.intake import IS_OPEN, JOB_COLUMNS, job_defaults
-from cdn_pipeline.queue.reopen import HAS_ENDED, HAS_ORIGINAL
+from cdn_pipeline.queue.reopen import HAS_ENDED, HAS_ORIGINAL, KNOWN_FAILURE
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, JobType, Stage
 
 
@@ -27,13 +27,18 @@ class RetryAnswer(StrEnum):
     UNKNOWN = "unknown"  # there is no such job, or not any more
 
 
+TRIED_AGAIN = frozenset({RetryAnswer.REOPENED, RetryAnswer.HURRIED})
+"""The answers after which something is due."""
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The answer for one job; `open_job_id` is the image's open job afterwards, if it has one."""
+    """The answer for one job; `open_job_id` is the image's open job afterwards, if it has one, in this shard."""
 
     job_id: uuid.UUID
     answer: RetryAnswer
     open_job_id: uuid.UUID | None
+    shard: str | None  # None: there is no such job, or its image was erased
 
 
 def retry_jobs(
@@ -60,9 +65,9 @@ def retry_jobs(
 
 def _retry(job_id: uuid.UUID, row: sa.RowMapping | None, hurried: set[uuid.UUID], reopened: set[uuid.UUID]) -> Retry:
     if row is None:
-        return Retry(job_id, RetryAnswer.UNKNOWN, None)
+        return Retry(job_id, RetryAnswer.UNKNOWN, None, None)
     if row["asset_id"] is None:
-        return Retry(job_id, RetryAnswer.ERASED, None)
+        return Retry(job_id, RetryAnswer.ERASED, None, None)
     if job_id in hurried:
         answer = RetryAnswer.HURRIED
     elif row["asset_id"] in reopened:
@@ -75,7 +80,7 @@ def _retry(job_id: uuid.UUID, row: sa.RowMapping | None, hurried: set[uuid.UUID]
         answer = RetryAnswer.COMPLETED
     else:
         answer = RetryAnswer.WAITS_FOR_URL
-    return Retry(job_id, answer, row["open_job_id"])
+    return Retry(job_id, answer, row["open_job_id"], row["shard"])
 
 
 _HURRY = sa.text(f"""
@@ -110,7 +115,7 @@ _REOPEN = sa.text(f"""
         ORDER BY a.id FOR UPDATE OF a
     ), reopened AS (
         UPDATE cdn_image_assets a
-        SET processing_status = '{ImageStatus.PENDING}', processing_attempts = 0, failure_kind = NULL,
+        SET processing_status = '{ImageStatus.PENDING}', processing_attempts = 0, failure_kind = {KNOWN_FAILURE},
             processing_error = NULL, updated_at = clock_timestamp()
         FROM wanted WHERE a.id = wanted.id
         RETURNING a.*, has_original, wanted.rollout
@@ -124,7 +129,8 @@ _REOPEN = sa.text(f"""
 """)
 
 _ASKED_FOR = sa.text(f"""
-    SELECT j.id AS job_id, j.asset_id, a.processing_status, o.id AS open_job_id, o.held_at IS NOT NULL AS is_held
+    SELECT j.id AS job_id, j.asset_id, j.shard, a.processing_status, o.id AS open_job_id,
+           o.held_at IS NOT NULL AS is_held
     FROM cdn_image_jobs j LEFT JOIN cdn_image_assets a ON a.id = j.asset_id
     LEFT JOIN LATERAL (
         SELECT id, held_at FROM cdn_image_jobs WHERE asset_id = j.asset_id AND {IS_OPEN}) AS o ON true

@@ -141,9 +141,11 @@ _FRESH_URL = f"{_MOVED} AND verdict = '{Verdict.WAITING}' AND j.rollout IS NULL"
 _GOES_BACK = f"(superseded OR job_status = '{JobStatus.QUEUED}' AND o.stage = '{Stage.DOWNLOAD}')"
 
 # Also kept when a passing failure follows a 404: the picture is gone if the fresh URL gives 404 as well, however many
-# attempts that takes. (A new picture's failure was cleared when it was discovered.)
+# attempts that takes. (A new picture's failure was cleared when it was discovered. That the original is missing is what
+# the next attempt has to know.)
 _KEEPS_FAILURE = f"""new_picture OR verdict = '{Verdict.RELEASED}'
-    OR verdict = '{Verdict.RETRYING}' AND a.failure_kind = '{FailureKind.SOURCE_URL_404}'"""
+    OR verdict = '{Verdict.RETRYING}' AND failure <> '{FailureKind.ORIGINAL_MISSING}'
+       AND a.failure_kind IN ('{FailureKind.SOURCE_URL_404}', '{FailureKind.SOURCE_GONE}')"""
 
 # Columns of the image, and where they come from when an original was stored.
 _OF_THE_ORIGINAL = {

@@ -12,14 +12,13 @@ from cdn_pipeline.catalog.sessions import transaction
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue.audit import note_action
+from cdn_pipeline.queue.due import IS_DUE
 from cdn_pipeline.queue.intake import IS_OPEN
 from cdn_pipeline.queue.reopen import HAS_ORIGINAL, REPAIR_PRIORITY, open_repair_jobs
-from cdn_pipeline.queue.retrying import RetryAnswer, retry_jobs
+from cdn_pipeline.queue.retrying import TRIED_AGAIN, RetryAnswer, retry_jobs
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, Stage
 
 IMAGES_AT_ONCE = 500  # of one transaction: half a second
-
-TRIED_AGAIN = frozenset({RetryAnswer.REOPENED, RetryAnswer.HURRIED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +40,22 @@ def failing_images(
     kind: FailureKind | None = None,
     shards: Sequence[str] | None = None,
 ) -> Sequence[uuid.UUID]:
-    """Images whose last attempt failed: for good, until a fresh URL comes, or until the next attempt."""
+    """Images whose last attempt failed: for good, until a fresh URL comes, or until the next attempt.
+
+    Not those that are due or in hand again already.
+    """
     values = {"collection": collection.name, "kind": kind, "shards": list(shards) if shards is not None else None}
     return connection.scalars(_FAILING, values).all()
 
 
 _FAILING = sa.text(f"""
-    SELECT id FROM cdn_image_assets
+    SELECT id FROM cdn_image_assets AS a
     WHERE collection = :collection AND processing_status <> '{ImageStatus.COMPLETED}' AND failure_kind IS NOT NULL
       AND (CAST(:kind AS text) IS NULL OR failure_kind = :kind)
       AND (CAST(:shards AS text[]) IS NULL OR shard = ANY(:shards))
+      AND NOT EXISTS (
+          SELECT FROM cdn_image_jobs
+          WHERE asset_id = a.id AND {IS_OPEN} AND (status = '{JobStatus.PROCESSING}' OR {IS_DUE}))
     ORDER BY shard, id
 """)
 
@@ -90,7 +95,7 @@ def _retry(
             image.source_type,
             image.source_id,
             image.shard,
-            FailureKind(image.failure_kind) if image.failure_kind else None,
+            FailureKind.of(image.failure_kind),
             answers[image.id],
         )
         for image in images

@@ -17,6 +17,8 @@ from cdn_pipeline.api.app import create_app
 from cdn_pipeline.catalog import sessions
 from cdn_pipeline.demo.serving import serving_asgi
 from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.observe.unattended import DUE_SENSOR
+from cdn_pipeline.queue.heartbeats import beat
 from cdn_pipeline.queue.outcomes import Verdict
 from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.settings import Settings
@@ -173,16 +175,28 @@ def test_a_retry_opens_jobs_and_tells_of_each_id_and_is_written_down(
     assert answer.status_code == 200
     (job,) = open_jobs(connection)
     assert (job["job_type"], job["priority"], job["retry_count"]) == ("retry", 1, 0)
-    assert answer.json() == {
+    document = answer.json()
+    assert "due_images_sensor was never seen" in document.pop("hint")
+    assert document == {
         "counts": {"reopened": 1, "unknown": 1},
         "jobs": [
-            {"job_id": ids[0], "answer": "reopened", "open_job_id": str(job["id"])},
-            {"job_id": nobody, "answer": "unknown", "open_job_id": None},
+            {"job_id": ids[0], "answer": "reopened", "open_job_id": str(job["id"]), "shard": job["shard"]},
+            {"job_id": nobody, "answer": "unknown", "open_job_id": None, "shard": None},
         ],
     }
     (action,) = actions(client)
     assert (action["actor"], action["action"], action["affected"]) == ("ada", "retry-failed", 1)
     assert action["details"]["job_ids"] == [ids[0]]
+
+
+def test_a_retry_hints_at_nothing_where_the_sensor_looks_or_nothing_is_due(
+    client: httpx.Client, connection: sa.Connection
+) -> None:
+    fail_all(connection, FailureKind.SOURCE_GONE)
+    path, (job_id,) = "/api/v1/admin/cdn/retry-failed", failed_ids(connection)
+    assert client.post(path, json={"job_ids": [NOBODY]}).json()["hint"] is None
+    beat(connection, DUE_SENSOR)
+    assert client.post(path, json={"job_ids": [job_id]}).json()["hint"] is None
 
 
 @pytest.mark.parametrize("body", [{}, {"job_ids": []}, {"job_ids": ["x"]}, {"job_ids": [NOBODY], "priority": 3}])

@@ -12,6 +12,8 @@ import sqlalchemy as sa
 
 from cdn_pipeline.api.refresh import limits_of
 from cdn_pipeline.collections import INSTAGRAM, SHARDS
+from cdn_pipeline.observe.unattended import DUE_SENSOR
+from cdn_pipeline.queue.heartbeats import beat
 from cdn_pipeline.queue.refreshes import RefreshAnswer, finish_refresh, take_refreshes
 from cdn_pipeline.queue.tombstones import set_owner_tombstone
 from cdn_pipeline.settings import Settings
@@ -26,8 +28,10 @@ PATH = f"/api/v1/creators/ig/{OWNER}/media/refresh"
 
 @pytest.fixture
 def connection(catalog: sa.Engine) -> Iterator[sa.Connection]:
+    """A known profile; the sensor looks."""
     with session(catalog) as connection:
         see(connection, reference(owner=OWNER, shard="02"))
+        beat(connection, DUE_SENSOR)
         yield connection
 
 
@@ -58,9 +62,22 @@ def test_a_refresh_is_queued_for_the_sensor_and_needs_no_token(client: httpx.Cli
     assert document == {
         "profile_id": OWNER,
         "status": "queued",
-        "run": {"id": None, "started_by": "sensor"},
+        "run": {"id": None, "started_by": "sensor", "hint": None},
         "status_url": PATH,
     }
+
+
+def test_where_no_sensor_looks_every_answer_says_what_an_operator_does_until_a_run_has_it(
+    client: httpx.Client, connection: sa.Connection
+) -> None:
+    connection.execute(sa.text("DELETE FROM cdn_heartbeats"))
+    asked, again, waiting = client.post(PATH).json(), client.post(PATH).json(), client.get(PATH).json()
+    for document in (asked, again, waiting):
+        assert "due_images_sensor was never seen" in document["run"]["hint"]
+        assert """--tags '{"dagster/partition": "02"}'""" in document["run"]["hint"]
+    assert waiting["words"] == waiting["run"]["hint"]
+    take_refreshes(connection, INSTAGRAM, SHARDS, "some run")
+    assert client.get(PATH).json()["run"]["hint"] is None
 
 
 def test_asking_again_while_it_is_open_is_answered_with_the_same(client: httpx.Client) -> None:
@@ -83,7 +100,7 @@ def test_with_dagsters_graphql_the_run_is_started_at_once_and_told_from_then_on(
 ) -> None:
     with api(settings, dagster_graphql_url=dagster.url) as client:
         documents: list[Any] = [client.post(PATH).json(), client.post(PATH).json(), client.get(PATH).json()]
-    assert [document["run"] for document in documents] == [{"id": "run-1", "started_by": "dagster"}] * 3
+    assert [document["run"] for document in documents] == [{"id": "run-1", "started_by": "dagster", "hint": None}] * 3
     [launch] = dagster.launches
     assert {"key": "dagster/partition", "value": "02"} in launch["executionMetadata"]["tags"]
 
@@ -92,7 +109,7 @@ def test_a_dagster_that_is_away_leaves_it_to_the_sensor(settings: Settings, conn
     with api(settings, dagster_graphql_url="http://127.0.0.1:1/graphql") as client:
         answer = client.post(PATH)
     assert answer.status_code == 202
-    assert answer.json()["run"] == {"id": None, "started_by": "sensor"}
+    assert answer.json()["run"] == {"id": None, "started_by": "sensor", "hint": None}
 
 
 def test_several_profiles_of_a_shard_are_one_run(
@@ -118,7 +135,7 @@ def test_a_run_that_cannot_be_noted_is_told_all_the_same(
     with api(settings, dagster_graphql_url=dagster.url) as client:
         answer = client.post(PATH)
     assert answer.status_code == 202
-    assert answer.json()["run"] == {"id": "run-1", "started_by": "dagster"}
+    assert answer.json()["run"] == {"id": "run-1", "started_by": "dagster", "hint": None}
 
 
 def test_how_the_last_refresh_stands_is_told_until_its_answer_and_after(

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -9,12 +10,15 @@ import pytest
 import sqlalchemy as sa
 
 from cdn_pipeline.failures import FailureKind
+from cdn_pipeline.observe.unattended import DUE_SENSOR
 from cdn_pipeline.queue.audit import latest_actions
+from cdn_pipeline.queue.heartbeats import beat
 from cdn_pipeline.queue.outcomes import Verdict
 from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import JobType, Stage
 from cdn_pipeline_tests.cli.conftest import Invoke
 from cdn_pipeline_tests.queue.catalogs import (
+    EVERYTHING,
     RUN,
     open_jobs,
     original_of,
@@ -182,3 +186,33 @@ def test_nothing_that_failed_is_nothing_to_do(invoke: Invoke) -> None:
 @pytest.mark.parametrize("options", [(), ("x", "--all-failed"), ("--all-failed", "--kind", "source_gone")])
 def test_options_that_make_no_sense_are_refused(invoke: Invoke, options: tuple[str, ...]) -> None:
     assert invoke("retry", *options).exit_code == 2
+
+
+def test_an_image_whose_failure_only_another_version_knows_is_tried_again(
+    invoke: Invoke, connection: sa.Connection
+) -> None:
+    image_id = gone(connection)
+    connection.execute(sa.text("UPDATE cdn_image_assets SET failure_kind = 'of_tomorrow'"))
+    document = json.loads(invoke("retry", str(image_id), "--json").output)
+    assert [(each["answer"], each["failure"]) for each in document["images"]] == [("reopened", None)]
+
+
+def test_where_no_sensor_looks_it_is_said_and_where_one_does_it_starts_the_run(
+    invoke: Invoke, connection: sa.Connection
+) -> None:
+    first, second = gone(connection, "1"), gone(connection, "2")
+    alone = invoke("retry", str(first))
+    assert "No run comes by itself: due_images_sensor was never seen" in alone.output
+    assert "dagster job execute" in alone.output
+    beat(connection, DUE_SENSOR)
+    attended = invoke("retry", str(second))
+    assert "The sensor starts a run for them within a minute" in attended.output
+    assert json.loads(invoke("retry", str(second), "--json").output)["hint"] is None
+
+
+def test_what_is_due_or_in_hand_again_is_not_chosen_another_time(invoke: Invoke, connection: sa.Connection) -> None:
+    gone(connection, "1")
+    later(connection, "2")
+    assert len(json.loads(invoke("retry", "--all-failed", "--json").output)["images"]) == 2
+    take_one(connection, selection=replace(EVERYTHING, owner_ids=("owner 1",)))
+    assert "Nothing to try again" in invoke("retry", "--all-failed").output

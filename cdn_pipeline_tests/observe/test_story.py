@@ -95,3 +95,12 @@ def test_attempts_are_counted_until_they_end(connection: sa.Connection) -> None:
     assert attempts() == (2, JobStatus.FAILED)
     told = story(connection)
     assert (told.failure, told.jobs[0].failure) == (FailureKind.IMAGE_CORRUPT, FailureKind.IMAGE_CORRUPT)
+
+
+def test_a_failure_that_only_another_version_knows_is_told_without_its_kind(connection: sa.Connection) -> None:
+    see(connection, reference())
+    settle(connection, RUN, [outcome(take_one(connection), Verdict.FAILED, failure=FailureKind.SOURCE_GONE)])
+    for table in ("cdn_image_assets", "cdn_image_jobs"):
+        connection.execute(sa.text(f"UPDATE {table} SET failure_kind = 'of_tomorrow'"))
+    told = story(connection)
+    assert (told.status, told.failure, told.jobs[0].failure) == (ImageStatus.FAILED, None, None)

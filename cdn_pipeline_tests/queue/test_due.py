@@ -322,3 +322,9 @@ def test_a_claim_of_a_few_owners_finds_their_jobs(crowded: sa.Connection) -> Non
     (job,) = take(crowded, selection=dataclasses.replace(EVERYTHING, owner_ids=("wanted",)))
     settle(crowded, RUN, [outcome(job, Verdict.FAILED, failure=FailureKind.IMAGE_CORRUPT)])
     assert len(crowded.execute(sa.text("SELECT FROM cdn_image_jobs WHERE status = 'failed'")).all()) == 1
+
+
+def test_an_image_whose_failure_only_another_version_knows_is_claimed(connection: sa.Connection) -> None:
+    see(connection, reference())
+    connection.execute(sa.text("UPDATE cdn_image_assets SET failure_kind = 'of_tomorrow'"))
+    assert take_one(connection).last_failure is None

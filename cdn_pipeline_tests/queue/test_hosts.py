@@ -308,3 +308,10 @@ def test_a_job_at_a_later_stage_keeps_the_host_of_its_url(connection: sa.Connect
     see(connection, reference())
     connection.execute(sa.text("UPDATE cdn_image_jobs SET stage = :stage"), {"stage": Stage.PUBLISH})
     assert [job.host for job in take(connection)] == [HOST]
+
+
+def test_a_failure_that_only_another_version_knows_keeps_no_run_from_its_hosts(connection: sa.Connection) -> None:
+    note_failure(connection, HOST, KIND)
+    connection.execute(sa.text("UPDATE cdn_hosts SET failure_kind = 'of_tomorrow'"))
+    (breaker,) = look_at_breakers(connection)
+    assert (breaker.failures, breaker.failure) == (1, None)

@@ -96,9 +96,9 @@ def test_a_refused_url_waits_for_a_fresh_one_however_often_it_was_tried(kind: Fa
 
 
 @given(failed_before)
-def test_a_404_asks_for_a_fresh_url_once_and_a_second_one_means_gone(before: FailureKind | None) -> None:
+def test_a_404_asks_for_a_fresh_url_once_and_any_later_one_means_gone(before: FailureKind | None) -> None:
     decision = decide(POLICY, ImageFailure(FailureKind.SOURCE_URL_404), 0, before)
-    if before is FailureKind.SOURCE_URL_404:
+    if before in (FailureKind.SOURCE_URL_404, FailureKind.SOURCE_GONE):
         assert (decision.verdict, decision.kind) == (Verdict.FAILED, FailureKind.SOURCE_GONE)
     else:
         assert (decision.verdict, decision.kind) == (Verdict.WAITING, FailureKind.SOURCE_URL_404)

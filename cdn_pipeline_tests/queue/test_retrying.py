@@ -59,12 +59,35 @@ def end(connection: sa.Connection, verdict: Verdict, failure: FailureKind, **mor
 
 def test_a_failed_image_is_tried_again_from_its_source_ahead_of_the_others(connection: sa.Connection) -> None:
     see(connection, reference(source_type="post_thumbnail"))
-    failed = end(connection, Verdict.FAILED, FailureKind.SOURCE_GONE)
+    failed = end(connection, Verdict.FAILED, FailureKind.IMAGE_CORRUPT)
     (found,) = retry(connection, failed, priority=1)
     job = take_one(connection)
-    assert found == Retry(failed, RetryAnswer.REOPENED, job.job_id)
+    assert found == Retry(failed, RetryAnswer.REOPENED, job.job_id, "00")
     assert (job.job_type, job.stage, job.priority, job.retry_count) == (JobType.RETRY, Stage.DOWNLOAD, 1, 0)
     assert (image(connection)["failure_kind"], image(connection)["processing_attempts"]) == (None, 1)
+
+
+def test_that_a_picture_was_gone_is_known_at_every_attempt_of_its_retry(connection: sa.Connection) -> None:
+    see(connection, reference())
+    failed = end(connection, Verdict.FAILED, FailureKind.SOURCE_GONE)
+    retry(connection, failed)
+    end(connection, Verdict.RETRYING, FailureKind.SOURCE_ERROR)
+    assert take_one(connection).last_failure is FailureKind.SOURCE_GONE
+
+
+def test_a_retry_that_misses_its_original_knows_that_instead(connection: sa.Connection) -> None:
+    see(connection, reference())
+    failed = end(connection, Verdict.FAILED, FailureKind.SOURCE_GONE)
+    retry(connection, failed)
+    end(connection, Verdict.RETRYING, FailureKind.ORIGINAL_MISSING)
+    assert take_one(connection).last_failure is FailureKind.ORIGINAL_MISSING
+
+
+def test_a_picture_that_comes_back_is_not_gone_any_more(connection: sa.Connection) -> None:
+    see(connection, reference())
+    retry(connection, end(connection, Verdict.FAILED, FailureKind.SOURCE_GONE))
+    settle(connection, RUN, [published(take_one(connection))])
+    assert image(connection)["failure_kind"] is None
 
 
 def test_a_picture_that_did_not_decode_is_tried_again_from_its_stored_original(connection: sa.Connection) -> None:
@@ -93,7 +116,7 @@ def test_what_is_on_hold_stays_so_and_is_told(connection: sa.Connection) -> None
     waiting = end(connection, Verdict.RETRYING, FailureKind.SOURCE_ERROR, retry_in_seconds=3600.0)
     hold_queue(connection, INSTAGRAM)
     (found,) = retry(connection, waiting)
-    assert found == Retry(waiting, RetryAnswer.HELD, waiting)
+    assert found == Retry(waiting, RetryAnswer.HELD, waiting, "00")
     (job,) = jobs(connection)
     assert job["held_at"] is not None
     assert (job["retry_count"], job["priority"]) == (1, 2)

@@ -1,7 +1,7 @@
 """The buttons. Each does what a route of the API does, through the same function, and says what it came to."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from uuid import UUID
 
@@ -10,29 +10,27 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, HTTPException, Response
 
 from cdn_pipeline.api.admin_routes import (
-    MAX_RETRIES,
     ClearRequest,
     QueueSelection,
     RetryRequest,
     clear_queue,
-    get_failed_jobs,
     restore_held_jobs,
     retry_failed_jobs,
 )
 from cdn_pipeline.api.pages.sessions import Message
 from cdn_pipeline.api.pages.visits import Form, OperatorsForm, PageRoute, Visit, Visited
 from cdn_pipeline.api.pages.words import number
-from cdn_pipeline.api.refresh import post_refresh
+from cdn_pipeline.api.refresh import Run, post_refresh
 from cdn_pipeline.failures import FailureKind
-from cdn_pipeline.observe.failed_jobs import jobs_retried_later
+from cdn_pipeline.observe.unattended import how_to_start
 from cdn_pipeline.queue.audit import note_action
-from cdn_pipeline.queue.retrying import RetryAnswer
-from cdn_pipeline.queue.states import ImageStatus
+from cdn_pipeline.queue.reopen import REPAIR_PRIORITY
+from cdn_pipeline.queue.retrying import TRIED_AGAIN, RetryAnswer
+from cdn_pipeline.upkeep.retry import failing_images, retry_images
 
 router = APIRouter(prefix="/actions", route_class=PageRoute, include_in_schema=False)
 
-_RETRY_PRIORITY = 2  # with the avatars; 1 is for users who wait
-_MOST_PAGES = 20  # of MAX_RETRIES jobs each, for one press of a button
+_MOST_RETRIED = 20_000  # for one press of a button: 20 s
 
 _LATER = "The numbers below follow within half a minute."  # overviews are counted for all who look, now and then
 
@@ -51,45 +49,25 @@ _WORDS: Mapping[RetryAnswer, str] = {
 @router.post("/retry")
 def post_retry(visit: Visited, form: OperatorsForm) -> Response:
     """Tries one job's image again."""
-    return _back(visit, form, _told(_retry(visit, [_uuid(form, "job_id")])))
+    request = RetryRequest(job_ids=[_uuid(form, "job_id")], priority=REPAIR_PRIORITY)
+    result = retry_failed_jobs(visit.serving, request, _actor(visit))
+    return _back(visit, form, _told(result.counts, result.hint))
 
 
 @router.post("/retry-kind")
 def post_retry_kind(visit: Visited, form: OperatorsForm) -> Response:
-    """Tries all images again that failed with one kind in the last week, or wait for an attempt after it."""
-    kind = _kind(form)
-    counts, is_all = _hurry_waiting(visit, kind)
-    cursor: str | None = None
-    for _ in range(_MOST_PAGES):
-        page = get_failed_jobs(visit.serving, limit=MAX_RETRIES, kind=kind, cursor=cursor)
-        job_ids = [job.id for job in page.jobs if job.image_id and job.image_status != ImageStatus.COMPLETED]
-        counts += _retry(visit, job_ids)
-        cursor = page.next_cursor
-        if cursor is None:
+    """Tries all images again whose last failure is of one kind: those that `cdn-pipeline retry --kind` tries."""
+    serving, kind = visit.serving, _kind(form)
+    image_ids = serving.read(partial(failing_images, collection=serving.collection, kind=kind))
+    counts, shards, more = Counter[RetryAnswer](), set[str](), ""
+    for images in retry_images(serving.operators, serving.collection, image_ids, actor=_actor(visit), dry_run=False):
+        counts.update(image.answer for image in images)
+        shards |= {image.shard for image in images if image.answer in TRIED_AGAIN}
+        if sum(counts[answer] for answer in TRIED_AGAIN) >= _MOST_RETRIED:
+            more = " There may be more: so many are tried at once."
             break
-    told = _told(counts)
-    if is_all and cursor is None:
-        return _back(visit, form, told)
-    return _back(visit, form, Message(f"{told.words} There are more: so many are tried at once.", told.is_bad))
-
-
-def _hurry_waiting(visit: Visit, kind: FailureKind) -> tuple[Counter[RetryAnswer], bool]:
-    """Makes waiting jobs due now; what became of them, and whether these were all."""
-    counts = Counter[RetryAnswer]()
-    waiting = partial(jobs_retried_later, collection=visit.serving.collection, kind=kind, limit=MAX_RETRIES)
-    for _ in range(_MOST_PAGES):
-        job_ids = visit.serving.read(waiting)
-        if not job_ids:
-            return counts, True
-        counts += _retry(visit, job_ids)
-    return counts, False
-
-
-def _retry(visit: Visit, job_ids: Sequence[UUID]) -> Counter[RetryAnswer]:
-    if not job_ids:
-        return Counter()
-    request = RetryRequest(job_ids=list(job_ids), priority=_RETRY_PRIORITY)
-    return Counter(retry_failed_jobs(visit.serving, request, _actor(visit)).counts)
+    told = _told(counts, serving.read(partial(how_to_start, shards=shards)))
+    return _back(visit, form, Message(f"{told.words}{more}", told.is_bad))
 
 
 @router.post("/hold")
@@ -117,20 +95,27 @@ async def post_refresh_profile(visit: Visited, form: OperatorsForm) -> Response:
             raise
         return _back(visit, form, Message(str(error.detail), is_bad=True))
     if refresh.status == "already_queued":
-        return _back(visit, form, Message("A refresh of this profile is open already; a run does it."))
+        who = refresh.run.hint or "A run does it."
+        return _back(visit, form, Message(f"A refresh of this profile is open already. {who}"))
     await run_sync(visit.serving.write, partial(_note_refresh, actor=_actor(visit), profile_id=profile_id))
-    who = "a run was started for it" if refresh.run.started_by == "dagster" else "the sensor asks for a run in a minute"
-    return _back(visit, form, Message(f"The profile is fetched again: {who}."))
+    return _back(visit, form, Message(_refreshed(refresh.run)))
+
+
+def _refreshed(run: Run) -> str:
+    if run.hint:
+        return f"The profile is fetched again by the next run. {run.hint}"
+    who = "a run was started for it" if run.started_by == "dagster" else "the sensor asks for a run in a minute"
+    return f"The profile is fetched again: {who}."
 
 
 def _note_refresh(connection: sa.Connection, actor: str, profile_id: UUID) -> None:
     note_action(connection, actor, "refresh", details={"profile_id": str(profile_id)}, affected=1)
 
 
-def _told(counts: Mapping[RetryAnswer, int]) -> Message:
+def _told(counts: Mapping[RetryAnswer, int], hint: str | None) -> Message:
     said = [f"{number(counts[answer])} {words}" for answer, words in _WORDS.items() if counts.get(answer)]
-    is_bad = not (counts.get(RetryAnswer.REOPENED) or counts.get(RetryAnswer.HURRIED))
-    return Message(f"Images: {'; '.join(said)}." if said else "There is nothing to try again.", is_bad)
+    words = f"Images: {'; '.join(said)}." if said else "There is nothing to try again."
+    return Message(f"{words} {hint}." if hint else words, is_bad=not any(map(counts.get, TRIED_AGAIN)))
 
 
 def _back(visit: Visit, form: Form, message: Message) -> Response:

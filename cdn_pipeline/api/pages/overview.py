@@ -24,6 +24,8 @@ from cdn_pipeline.observe.history import History, history
 from cdn_pipeline.observe.parts import Part, parts, whole
 from cdn_pipeline.observe.readings import Reading
 from cdn_pipeline.observe.shards import ShardState, shard_states
+from cdn_pipeline.observe.stats import HOUR
+from cdn_pipeline.observe.unattended import left_alone
 from cdn_pipeline.observe.vitals import Vitals
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -46,20 +48,23 @@ class Readings:
         self._alerts = Reading(partial(read, active_alerts), fresh_for=5)
         self._history = Reading(partial(read, partial(history, hours=_HOURS)), fresh_for=30)
         self._shards = Reading(partial(read, partial(shard_states, collection=collection)), fresh_for=30)
+        self._left_alone = Reading(partial(read, partial(left_alone, collection=collection)), fresh_for=5)
 
     def read(self) -> "Read":
         """Everything; what fails or takes long is None."""
-        alerts, hours, shards = self._alerts.ask(), self._history.ask(), self._shards.ask()
-        return Read(_value(alerts), _value(hours), _value(shards))
+        alerts, hours = self._alerts.ask(), self._history.ask()
+        shards, alone = self._shards.ask(), self._left_alone.ask()
+        return Read(_value(alerts), _value(hours), _value(shards), _value(alone))
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What was read; None: the catalog is away, or takes too long."""
+    """What was read; None: the catalog is away, or takes too long. `left_alone` is also None where somebody works."""
 
     alerts: Sequence[Alert] | None
     history: History | None
     shards: Sequence[ShardState] | None
+    left_alone: str | None
 
 
 def _value(future: Future[_T]) -> _T | None:
@@ -108,7 +113,10 @@ def _values(vitals: Vitals, read: Read) -> dict[str, Any]:
         "parts": found,
         "firing": [_firing(alert) for alert in read.alerts or () if alert.state is State.FIRING],
         "alerts_known": read.alerts is not None,
+        "left_alone": read.left_alone,
+        "left_alone_runbook": runbook_url("what-runs-by-itself"),
         "history": read.history,
+        "next_count": vitals.at.replace(minute=5) + HOUR,
         "charts": charts(read.history) if read.history else (),
         "chart_size": (WIDTH, HEIGHT),
         "shards": read.shards,

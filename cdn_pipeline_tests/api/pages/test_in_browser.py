@@ -12,6 +12,7 @@ from cdn_pipeline.settings import Settings
 from cdn_pipeline_tests.api.apis import TOKEN, api
 from cdn_pipeline_tests.api.pages.browser import DESKTOP, PHONE, Scheme, Window, window
 from cdn_pipeline_tests.engine.runs import run
+from cdn_pipeline_tests.queue.catalogs import reference, see
 from cdn_pipeline_tests.world import SmallWorld, World
 
 
@@ -53,8 +54,9 @@ LOOKS: tuple[tuple[int, Scheme, bool], ...] = (
 def test_every_page_is_readable_by_everybody(
     browser: Browser, url: str, world: World, catalog: sa.Engine, width: int, scheme: Scheme, with_axe: bool
 ) -> None:
-    with catalog.connect() as connection:
+    with catalog.begin() as connection:
         image = connection.scalar(sa.text("SELECT id FROM cdn_image_assets WHERE source_type = 'profile_avatar'"))
+        see(connection, reference(image="due"))  # which nobody comes to: the overview says how a run is started
     stories = (f"/profiles/{world.profile_ids[0]}", f"/images/{image}", "/failures/not_an_image", "/search?q=avatar")
     with window(browser, url, width=width, scheme=scheme) as opened:
         opened.sign_in("ada", TOKEN)
@@ -129,6 +131,36 @@ def test_the_page_says_when_nobody_answers_any_more(operator: Window) -> None:
     for _ in range(6):
         page.clock.fast_forward(15_000)
     expect(page.locator("#age")).to_contain_text("the API has not answered since")
+
+
+def test_what_an_action_came_to_is_said_once(operator: Window) -> None:
+    page = operator.page
+    told = page.get_by_role("status")
+    page.get_by_role("button", name="Retry all").first.click()
+    expect(told).to_contain_text("opened again")
+    page.reload()
+    expect(told).to_have_count(0)
+    page.get_by_role("button", name="Hold priority 2").click()
+    expect(told).to_contain_text("put on hold")
+    page.get_by_role("link", name="Overview").click()
+    expect(told).to_have_count(0)
+    page.go_back()
+    expect(told).to_have_count(0)
+
+
+def test_what_an_action_came_to_goes_when_the_page_updates_itself_and_the_focus_has_left_it(operator: Window) -> None:
+    page = operator.page
+    told = page.get_by_role("status")
+    page.clock.install()
+    page.get_by_role("button", name="Retry all").first.click()
+    expect(told).to_be_focused()
+    page.clock.fast_forward(16_000)
+    page.wait_for_timeout(500)
+    expect(told).to_contain_text("opened again")
+    page.get_by_role("searchbox").focus()
+    page.clock.fast_forward(16_000)
+    expect(told).to_have_count(0)
+    assert operator.complaints == []
 
 
 def test_the_keyboard_alone_is_enough(operator: Window) -> None:

@@ -26,7 +26,9 @@ from cdn_pipeline.catalog.embedded import EmbeddedPostgres
 from cdn_pipeline.catalog.sessions import catalog_time
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.observe.stats import HourStats, write_hour
+from cdn_pipeline.observe.unattended import DUE_SENSOR
 from cdn_pipeline.queue.audit import latest_actions
+from cdn_pipeline.queue.heartbeats import beat
 from cdn_pipeline.queue.outcomes import Verdict
 from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.settings import Settings
@@ -42,6 +44,7 @@ from cdn_pipeline_tests.queue.catalogs import (
     published,
     reference,
     see,
+    session,
     source_url,
     take,
 )
@@ -226,7 +229,7 @@ def test_all_of_one_kind_are_retried_and_no_others(client: httpx.Client, connect
     assert "2 opened again" in message(answer)
     assert len(open_jobs(connection)) == 2
     again = press(client, "retry-kind", kind="image_corrupt")
-    assert "2 already due" in message(again)
+    assert message(again) == "There is nothing to try again."
 
 
 def test_what_waits_for_a_later_attempt_after_that_kind_is_due_now(
@@ -270,6 +273,34 @@ def test_a_refresh_is_opened_once_and_written_down(client: httpx.Client, connect
     assert "open already" in message(press(client, "refresh", profile_id=OWNER))
     assert "No picture" in message(press(client, "refresh", profile_id=str(uuid.uuid4())))
     assert [entry.action for entry in latest_actions(connection, 9)] == ["refresh"]
+
+
+def test_where_nothing_will_start_a_run_the_buttons_say_what_to_do(
+    client: httpx.Client, connection: sa.Connection
+) -> None:
+    for number in range(2):
+        add_image(connection, failure=FailureKind.IMAGE_CORRUPT, image=str(number))
+    sign_in(client)
+    pressed = {
+        "retry": {"job_id": str(jobs(connection)[0]["id"])},
+        "retry-kind": {"kind": "image_corrupt"},
+        "refresh": {"profile_id": OWNER},
+    }
+    for action, fields in pressed.items():
+        told = message(press(client, action, **fields))
+        assert "due_images_sensor was never seen" in told
+        assert "<code>dagster job execute" in told
+    assert "due_images_sensor was never seen" in client.get(f"/profiles/{OWNER}").text
+
+
+def test_where_the_sensor_looks_the_buttons_leave_the_run_to_it(
+    client: httpx.Client, connection: sa.Connection
+) -> None:
+    add_image(connection, failure=FailureKind.IMAGE_CORRUPT)
+    beat(connection, DUE_SENSOR)
+    sign_in(client)
+    assert message(press(client, "retry-kind", kind="image_corrupt")) == "Images: 1 opened again and due now."
+    assert "the sensor asks for a run in a minute" in message(press(client, "refresh", profile_id=OWNER))
 
 
 def test_a_form_without_sense_is_refused(client: httpx.Client) -> None:
@@ -316,6 +347,44 @@ def test_the_overview_says_what_is_wrong_and_what_to_do_first(client: httpx.Clie
     assert 'href="/failures/image_corrupt"' in page
     assert "15 of 25 published, 0 due, 10 failed" in page
     assert "<rect" in page
+
+
+def test_work_that_nobody_is_known_to_do_is_the_first_thing_to_do(settings: Settings, catalog: sa.Engine) -> None:
+    nothing = "there is nothing to do"
+    with session(catalog) as connection:
+        with api(settings) as client:
+            assert nothing in client.get("/").text
+        see(connection, reference(owner=OWNER))
+        with api(settings) as client:
+            page = client.get("/").text
+        assert nothing not in page
+        assert "Work is due and nobody does it" in page
+        assert "due_images_sensor was never seen" in page
+        assert "Healthy" in page
+        beat(connection, DUE_SENSOR)
+        with api(settings) as client:
+            assert nothing in client.get("/").text
+
+
+def test_how_an_hour_gets_counted_is_told_until_one_is(client: httpx.Client, connection: sa.Connection) -> None:
+    page = client.get("/").text
+    assert "dagster schedule start hourly_stats_schedule" in page
+    next_count = catalog_time(connection).replace(minute=5) + timedelta(hours=1)
+    assert f"the present one at {next_count:%H:%M} UTC" in page
+
+
+def test_a_failure_that_only_another_version_knows_has_no_page_and_no_button(
+    client: httpx.Client, connection: sa.Connection
+) -> None:
+    image = add_image(connection, failure=FailureKind.IMAGE_CORRUPT)
+    for table in ("cdn_image_assets", "cdn_image_jobs"):
+        connection.execute(sa.text(f"UPDATE {table} SET failure_kind = 'of_tomorrow'"))
+    sign_in(client)
+    page = client.get("/").text
+    assert "of tomorrow" in page
+    assert "/failures/of_tomorrow" not in page
+    assert 'action="/actions/retry-kind"' not in page
+    assert client.get(f"/images/{image}").status_code == 200
 
 
 def test_shards_lead_to_their_partition_where_dagsters_pages_are_known(settings: Settings, catalog: sa.Engine) -> None:
