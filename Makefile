@@ -22,8 +22,8 @@ serve: .venv/installed  ## the API and renditions of a local store on port 8000
 test: .venv/installed  ## run the tests (on two processes)
 	@$(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
-bench: .venv/installed  ## end to end against the bare codec, about ten minutes
-	@$(BIN)/python -m benchmarks.throughput
+bench: .venv/installed  ## measure against the limit and against peers, about two hours; writes docs/performance.md
+	@$(BIN)/python -m benchmarks
 
 chaos: .venv/installed  ## twenty-one disasters in a small world, and what came back
 	@$(BIN)/python -m benchmarks.chaos

@@ -125,7 +125,7 @@ def section(near: list[EndToEnd], far: list[EndToEnd], milliseconds: float, comm
     """Rates and their ratio, round by round."""
     ratios = tuple(there.rate / here.rate for here, there in zip(near, far, strict=True))
     return Section(
-        name="network_bound",
+        name="network-bound",
         title="Origin and store far away",
         command=command,
         figures=[

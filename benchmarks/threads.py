@@ -13,6 +13,8 @@ import psutil
 
 _LOOK_EVERY_SECONDS = 1.0
 
+START = "Dagster: start, events, metadata"
+
 # Thread names, as the code gives them, and what such threads do.
 _KINDS = {
     "mirror-stream": "event loop: downloads, hand-over",
@@ -20,7 +22,7 @@ _KINDS = {
     "store": "folder store: put and read back",
     "worker-pool": "worker pool: hand-over",
     "Thread-": "worker pool: hand-over",
-    "MainThread": "Dagster: start, events, metadata",
+    "MainThread": START,
     "watcher": "this measurement",
 }
 

@@ -1,6 +1,6 @@
 """End to end against the bare codec, in the same run: images per second from first claim to last committed outcome.
 
-    make bench        (or: .venv/bin/python -m benchmarks.throughput --images 1200 --shards 8 --rounds 3)
+    .venv/bin/python -m benchmarks.throughput [--images 2000 --shards 8 --rounds 3]
 
 Photographs of 1080 px from the demo's origin (a process of its own, no faults, pictures made beforehand); the Dagster
 job over a range of shards; originals and both renditions stored in folders; catalog on the embedded Postgres. The bare
@@ -29,6 +29,8 @@ import sqlalchemy as sa
 from PIL import Image
 
 from benchmarks.jobs import Watched, cpu_seconds, run_job
+from benchmarks.report import Figure, Section, keep
+from benchmarks.threads import START
 from cdn_pipeline.catalog.embedded import EmbeddedPostgres
 from cdn_pipeline.catalog.sessions import CATALOG_DATABASE, DEMO_DATABASE
 from cdn_pipeline.collections import SHARDS
@@ -183,12 +185,6 @@ def fill(engine: sa.Engine, signer: Signer, images: int, last_shard: str) -> Non
             connection.execute(sa.text(delete), {"last": last})
 
 
-def spread(values: Sequence[float], form: str = "{:.2f}") -> str:
-    """Median (lowest to highest)."""
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{form.format(middle)} ({form.format(low)} to {form.format(high)})"
-
-
 @dataclass(slots=True)
 class Rounds:
     """What was measured: per round a run, and each codec alone as the mean of before and after the run."""
@@ -209,9 +205,9 @@ class Rounds:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures, prints and keeps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--images", type=int, default=1200)
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -226,46 +222,48 @@ def main() -> None:
             rates = f"{rounds.runs[-1].rate:.1f}/s, recipe {rounds.recipe[-1]:.1f}/s, Pillow {rounds.plain[-1]:.1f}/s"
             print(f"round {number + 1} of {options.rounds}: end to end {rates}", file=sys.stderr)
         idle_one, idle_all = (place.run(shard).watched.seconds for shard in (SHARDS[0], SHARDS[-1]))
-    report(rounds, options.shards, idle_one, idle_all)
+    command = f"python -m benchmarks.throughput --images {options.images} --rounds {options.rounds}"
+    keep(section(rounds, (idle_all - idle_one) / (len(SHARDS) - 1), command))
 
 
-def report(rounds: Rounds, shards: int, idle_one: float, idle_all: float) -> None:
-    """Prints the tables."""
+def section(rounds: Rounds, seconds_per_shard: float, command: str) -> Section:
+    """What was measured; `seconds_per_shard` is what a run takes longer for each further shard."""
     runs = rounds.runs
-    images = runs[0].images
-    per_shard = (idle_all - idle_one) / (len(SHARDS) - 1)
-    table(
-        "what",
-        [
-            ("images, shards, mean bytes of an original", f"{images}, {shards}, {_mean_size(rounds.originals):,}"),
-            ("cores", f"{CORES}"),
-            ("end to end, images/s", spread([run.rate for run in runs], "{:.1f}")),
-            ("recipe's codec calls alone, images/s", spread(rounds.recipe, "{:.1f}")),
-            ("plain Pillow's calls alone, images/s", spread(rounds.plain, "{:.1f}")),
-            ("**end to end ÷ recipe alone**", spread(_ratios(runs, rounds.recipe))),
-            ("**end to end ÷ plain Pillow**", spread(_ratios(runs, rounds.plain))),
-            ("fixed cost of a run, s", spread([run.watched.seconds - run.seconds for run in runs], "{:.1f}")),
-            ("a run of one shard with nothing to do, s", f"{idle_one:.1f}"),
-            ("each further shard, ms (and per asset)", f"{1000 * per_shard:.0f} ({1000 * per_shard / ASSETS:.0f})"),
-            (
-                "peak memory: run, workers and Postgres, MB",
-                spread([run.watched.peaks["all"] for run in runs], "{:.0f}"),
+    return Section(
+        name="codec",
+        title="Against the codec alone",
+        command=command,
+        figures=[
+            Figure("end to end ÷ the recipe's codec calls", _ratios(runs, rounds.recipe), at_least=0.95),
+            Figure("end to end ÷ plain Pillow's calls", _ratios(runs, rounds.plain), at_least=1.05),
+            Figure("end to end", tuple(run.rate for run in runs), "images/s", decimals=1),
+            Figure("the recipe's codec calls, all cores", tuple(rounds.recipe), "images/s", decimals=1),
+            Figure("plain Pillow's calls, all cores", tuple(rounds.plain), "images/s", decimals=1),
+            Figure("cores busy while images are in hand", tuple(map(_busy, runs)), "%", decimals=0),
+            Figure("fixed cost of a run", tuple(run.watched.seconds - run.seconds for run in runs), "s", decimals=1),
+            Figure("each further shard, for each of its four assets", (1000 * seconds_per_shard / ASSETS,), "ms", 0),
+            Figure("peak memory: run, workers, Postgres", tuple(r.watched.peaks["all"] for r in runs), "MB", 0),
+            *(
+                Figure(f"CPU per image: {kind}", tuple(values), "ms", decimals=1)
+                for kind, values in _cpu_by_stage(runs).items()
             ),
         ],
+        notes=[
+            f"{runs[0].images} photographs of 1080 px, {_mean_size(rounds.originals):,} bytes on average; 256 and "
+            "512 px, quality 85, method 6; originals kept, stores in folders, catalog on the embedded Postgres. From "
+            "the first claim to the last committed outcome; Dagster's start is in the fixed cost and in CPU.",
+        ],
     )
-    print()
-    table("CPU ms per image", [(kind, spread(values, "{:.1f}")) for kind, values in _cpu_by_stage(runs).items()])
 
 
-def table(what: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Prints Markdown."""
-    print(f"| {what} | median (lowest to highest) |\n|---|---|")
-    for name, value in rows:
-        print(f"| {name} | {value} |")
+def _busy(run: EndToEnd) -> float:
+    """Percent; Dagster's start, before the first claim, is left out."""
+    spent = run.watched.workers_cpu + run.watched.run_cpu + run.postgres_cpu + run.origin_cpu
+    return 100 * (spent - run.watched.threads_cpu.get(START, 0.0)) / (run.seconds * CORES)
 
 
-def _ratios(runs: Sequence[EndToEnd], alone: Sequence[float]) -> list[float]:
-    return [run.rate / rate for run, rate in zip(runs, alone, strict=True)]
+def _ratios(runs: Sequence[EndToEnd], alone: Sequence[float]) -> tuple[float, ...]:
+    return tuple(run.rate / rate for run, rate in zip(runs, alone, strict=True))
 
 
 def _mean_size(originals: Sequence[bytes]) -> int:
