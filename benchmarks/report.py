@@ -116,6 +116,16 @@ def headline(kept: Iterable[Kept]) -> str:
     return "\n".join(rows)
 
 
+def details(kept: Kept) -> str:
+    """A chapter: the section with its command, and where and when it was measured."""
+    section = kept.section
+    command = section.command.removeprefix(".venv/bin/")
+    versions = ", ".join(f"{name} {number}" for name, number in kept.versions.items())
+    measured = f"`.venv/bin/{command}`, {kept.measured_on}, {kept.machine}:"
+    parts = (f'<a id="{section.name}"></a>', f"### {section.title}", measured, show(section), f"<sub>{versions}</sub>")
+    return "\n\n".join(parts)
+
+
 def keep(section: Section) -> None:
     """Prints the section, and writes it where `make docs` finds it."""
     print(f"## {section.title}\n\n{show(section)}\n")
@@ -125,6 +135,11 @@ def keep(section: Section) -> None:
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps(asdict(kept), indent=2, ensure_ascii=False)
     (RESULTS / f"{section.name}.json").write_text(f"{text}\n")
+
+
+def load_all(names: Iterable[str]) -> list[Kept]:
+    """What was kept of those of these sections that were ever measured."""
+    return [load(name) for name in names if (RESULTS / f"{name}.json").exists()]
 
 
 def load(name: str) -> Kept:

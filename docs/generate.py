@@ -3,6 +3,7 @@
 make docs
 """
 
+import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +16,14 @@ from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue.states import IMAGE_TRANSITIONS, JOB_TRANSITIONS
 
 DOCS = Path(__file__).parent
+sys.path.append(str(DOCS.parent))  # benchmarks are not installed
+
+from benchmarks.report import details, headline, load_all  # noqa: E402
+
+MEASURED = (
+    *("codec", "sharp", "img2dataset", "celery", "quiet-night", "growth", "memory", "overhead", "network-bound"),
+    *("stages", "resamplers", "quality"),
+)
 
 
 def erd() -> str:
@@ -70,6 +79,10 @@ _PARTS: Mapping[str, Mapping[str, str]] = {
         "erd": _mermaid(erd()),
         "image states": _mermaid(states(IMAGE_TRANSITIONS, next(iter(IMAGE_TRANSITIONS)))),
         "job states": _mermaid(states(JOB_TRANSITIONS, next(iter(JOB_TRANSITIONS)))),
+    },
+    "performance.md": {
+        "headline": headline(load_all(MEASURED)),
+        "details": "\n\n".join(map(details, load_all(MEASURED))),
     },
     "runbook.md": {"failure kinds": failure_kinds()},
     "api.md": {"reference": reference()},
