@@ -12,13 +12,13 @@ import sqlalchemy as sa
 
 from cdn_pipeline.catalog.sessions import catalog_time, transaction
 from cdn_pipeline.collections import Collection
-from cdn_pipeline.queue.intake import known_images, lock_images, record
+from cdn_pipeline.queue.intake import known_images, lock_images, record_admitted
 from cdn_pipeline.queue.presence import mark_removed, mark_sighted, unsighted_images
 from cdn_pipeline.queue.tombstones import Candidate, kept_out
 from cdn_pipeline.queue.watermarks import advance_watermarks, read_watermarks
 from cdn_pipeline.sources.app_database import PROFILES_PER_BATCH, SourceBatch, read_profiles, read_references
 from cdn_pipeline.sources.changes import Watermark, marks_of_now, missing_rows, read_changed_references
-from cdn_pipeline.sources.discovery import Change, ImageKey, ImageReference, Sighting, compare
+from cdn_pipeline.sources.discovery import MOVED, Change, ImageKey, ImageReference, KnownImage, Sighting, compare
 
 MAX_SAMPLES = 20  # of problems, per shard: they go into Dagster's storage
 
@@ -118,23 +118,47 @@ def discover_owners(source: sa.Engine, catalog: sa.Engine, collection: Collectio
 
 
 def _take_in_rows(catalog: sa.Engine, collection: Collection, batch: SourceBatch) -> list[Sighting]:
-    sightings = transaction(catalog, partial(take_in, collection=collection, references=batch.references))
-    keys = [sighting.reference.key for sighting in sightings]
-    transaction(catalog, partial(mark_sighted, keys=keys))
+    work = partial(take_in, collection=collection, references=batch.references, of_rows=True)
+    sightings = transaction(catalog, work)
+    untouched = [sighting.reference.key for sighting in sightings if sighting.change not in MOVED]
+    if untouched:
+        transaction(catalog, partial(mark_sighted, keys=untouched))
     return sightings
 
 
-def take_in(connection: sa.Connection, collection: Collection, references: Sequence[ImageReference]) -> list[Sighting]:
-    """Compares references with the catalog and writes what has changed, within the caller's transaction."""
+def take_in(
+    connection: sa.Connection, collection: Collection, references: Sequence[ImageReference], *, of_rows: bool = False
+) -> list[Sighting]:
+    """Compares references with the catalog and writes what has changed, within the caller's transaction.
+
+    With `of_rows`, references of source rows, the images that are overwritten are marked as sighted by the way; all
+    others are left to `mark_sighted`.
+    """
     now = catalog_time(connection)
     admitted = _admitted(connection, collection, _without_repeats(references))
-    sightings = _compare_all(connection, admitted, now)
-    moved = [sighting.reference for sighting in sightings if sighting.change in (Change.CHANGED, Change.RESIGNED)]
-    lock_images(connection, [reference.key for reference in moved])
-    compared_again = {sighting.reference.key: sighting for sighting in _compare_all(connection, moved, now)}
-    sightings = [compared_again.get(sighting.reference.key, sighting) for sighting in sightings]
-    record(connection, collection, sightings)
+    known = _known(connection, admitted)
+    sightings = _look_again(connection, _compare_all(admitted, known, now), known, now)
+    # Whom `_admitted` let in cannot be erased before this transaction ends: it holds the gate open, and a tombstone is
+    # set with the gate closed. An erasure that comes now waits, and then finds what is written here.
+    record_admitted(connection, collection, sightings, of_rows=of_rows)
     return sightings
+
+
+def _look_again(
+    connection: sa.Connection, sightings: list[Sighting], known: Mapping[ImageKey, KnownImage], now: datetime
+) -> list[Sighting]:
+    """Locks what is about to be overwritten, and compares again what somebody else has written since the first look.
+
+    What else is known of an image, whether it waits for a fresh URL, is asked again where its jobs are opened.
+    """
+    moved = [sighting.reference for sighting in sightings if sighting.change in MOVED]
+    versions = lock_images(connection, [reference.key for reference in moved])
+    overtaken = [each for each in moved if versions.get(each.key) != known[each.key].version]
+    if not overtaken:
+        return sightings
+    compared_again = _compare_all(overtaken, _known(connection, overtaken), now)
+    by_key = {sighting.reference.key: sighting for sighting in compared_again}
+    return [by_key.get(sighting.reference.key, sighting) for sighting in sightings]
 
 
 def _admitted(
@@ -145,8 +169,13 @@ def _admitted(
     return [reference for reference in references if reference.key not in erased]
 
 
-def _compare_all(connection: sa.Connection, references: Sequence[ImageReference], now: datetime) -> list[Sighting]:
-    known = known_images(connection, [reference.key for reference in references]) if references else {}
+def _known(connection: sa.Connection, references: Sequence[ImageReference]) -> dict[ImageKey, KnownImage]:
+    return known_images(connection, [reference.key for reference in references]) if references else {}
+
+
+def _compare_all(
+    references: Sequence[ImageReference], known: Mapping[ImageKey, KnownImage], now: datetime
+) -> list[Sighting]:
     return [compare(reference, known.get(reference.key), now) for reference in references]
 
 

@@ -3,16 +3,19 @@
 import asyncio
 import ssl
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from aiohttp import ClientError
 
+from cdn_pipeline.catalog.sampling import at_random, random_start
 from cdn_pipeline.catalog.sessions import transaction
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.engine.hosts import Hosts, HostShut
@@ -76,12 +79,12 @@ class Sample:
 
 
 def draw_sample(connection: sa.Connection, collection: Collection, size: int) -> Sample:
-    """Up to so many published pictures, each once. Ids are random, so those that follow a random one are a sample."""
+    """Up to so many published pictures, each once."""
     values = {
         "collection": collection.name,
         "format": collection.recipe.format,
-        "start": uuid.uuid4(),
-        "size": size,
+        "start": random_start(),
+        "count": size,
     }
     counted = connection.execute(_PUBLISHED, values).one()
     pairs = [_pair(row) for row in connection.execute(_SAMPLE, values)]
@@ -95,21 +98,18 @@ _PUBLISHED = sa.text(f"""
 """)
 
 
-def _from_start(comparison: str) -> str:
-    return f"""
-        (SELECT a.id, a.source_url, coalesce(a.url_expires_at <= clock_timestamp(), false) AS expired,
-                a.original_file_size, r.paths, r.hashes, r.sizes
-         FROM cdn_image_assets a CROSS JOIN LATERAL (
-             SELECT array_agg(path ORDER BY width * height DESC) AS paths,
-                    array_agg(content_hash ORDER BY width * height DESC) AS hashes,
-                    array_agg(file_size ORDER BY width * height DESC) AS sizes
-             FROM cdn_image_renditions WHERE asset_id = a.id AND state = 'current' AND format = :format
-         ) AS r
-         WHERE {_IS_PUBLISHED} AND r.paths IS NOT NULL AND a.id {comparison} :start ORDER BY a.id LIMIT :size)
-    """
-
-
-_SAMPLE = sa.text(f"{_from_start('>=')} UNION ALL {_from_start('<')} LIMIT :size")
+_PAIRS = f"""
+    SELECT a.id, a.source_url, coalesce(a.url_expires_at <= clock_timestamp(), false) AS expired,
+           a.original_file_size, r.paths, r.hashes, r.sizes
+    FROM cdn_image_assets a CROSS JOIN LATERAL (
+        SELECT array_agg(path ORDER BY width * height DESC) AS paths,
+               array_agg(content_hash ORDER BY width * height DESC) AS hashes,
+               array_agg(file_size ORDER BY width * height DESC) AS sizes
+        FROM cdn_image_renditions WHERE asset_id = a.id AND state = 'current' AND format = :format
+    ) AS r
+    WHERE {_IS_PUBLISHED} AND r.paths IS NOT NULL
+"""
+_SAMPLE = sa.text(at_random(_PAIRS, "a.original_sha256"))
 
 
 def _pair(row: sa.Row[Any]) -> Pair:
@@ -119,6 +119,12 @@ def _pair(row: sa.Row[Any]) -> Pair:
 
 def _content_type(path: str) -> str:
     return f"image/{path.rpartition('.')[2]}"
+
+
+def source_bases(pairs: Sequence[Pair]) -> Sequence[str]:
+    """Scheme, host and port of the sources that have not expired, each once, the most frequent first."""
+    urls = [urlsplit(pair.source_url) for pair in pairs if not pair.expired]
+    return [base for base, _ in Counter(f"{url.scheme}://{url.netloc}" for url in urls).most_common()]
 
 
 # -- requests --

@@ -2,7 +2,6 @@
 
 import asyncio
 import ssl
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -13,6 +12,7 @@ from functools import partial
 import sqlalchemy as sa
 from aiohttp import ClientError
 
+from cdn_pipeline.catalog.sampling import at_random, random_start
 from cdn_pipeline.catalog.sessions import transaction
 from cdn_pipeline.cloudflare.analytics import FROM_CACHE
 from cdn_pipeline.observe.thresholds import FIRST_BYTE_MS
@@ -110,8 +110,8 @@ def probe_published(catalog: sa.Engine, base_url: str, *, sample: int = SAMPLE) 
 def draw_targets(connection: sa.Connection, sample: int) -> list[Target]:
     """Up to so many current renditions, one per path."""
     recent = connection.execute(_RECENT, {"jobs": _RECENT_JOBS, "count": sample // 2}).mappings()
-    at_random = connection.execute(_AT_RANDOM, {"start": uuid.uuid4(), "count": sample}).mappings()
-    drawn = {row["path"]: Target(**row) for rows in (recent, at_random) for row in rows}
+    others = connection.execute(_AT_RANDOM, {"start": random_start(), "count": sample}).mappings()
+    drawn = {row["path"]: Target(**row) for rows in (recent, others) for row in rows}
     return list(drawn.values())[:sample]
 
 
@@ -128,12 +128,8 @@ _RECENT = sa.text(f"""
     ORDER BY r.published_at DESC NULLS LAST, r.id LIMIT :count
 """)
 
-# Ids are random, so those that follow a random one are a random sample: 2 ms in a million.
-_FROM_START = f"""
-    (SELECT {_TARGET} FROM cdn_image_renditions r
-     WHERE r.state = 'current' AND r.id {{}} :start ORDER BY r.id LIMIT :count)
-"""
-_AT_RANDOM = sa.text(f"{_FROM_START.format('>=')} UNION ALL {_FROM_START.format('<')} LIMIT :count")
+_CURRENT = f"SELECT {_TARGET} FROM cdn_image_renditions r WHERE r.state = 'current'"
+_AT_RANDOM = sa.text(at_random(_CURRENT, "r.original_sha256"))
 
 
 # -- requests --

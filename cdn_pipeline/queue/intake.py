@@ -12,22 +12,24 @@ from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.media.recipes import Recipe
 from cdn_pipeline.queue.states import ImageStatus, JobStatus, JobType, Stage
 from cdn_pipeline.queue.tombstones import Candidate, kept_out
-from cdn_pipeline.sources.discovery import Change, ImageKey, KnownImage, Sighting
+from cdn_pipeline.sources.discovery import MOVED, Change, ImageKey, KnownImage, Sighting
 from cdn_pipeline.sources.instagram import SourceUrl
 
 IS_OPEN = f"status IN ('{JobStatus.QUEUED}', '{JobStatus.PROCESSING}')"
 
 
-def lock_images(connection: sa.Connection, keys: Sequence[ImageKey]) -> None:
-    """Keeps these images and their open jobs as they are until the transaction ends.
+def lock_images(connection: sa.Connection, keys: Sequence[ImageKey]) -> dict[ImageKey, str]:
+    """Keeps these images and their open jobs as they are until the transaction ends; returns the images' versions.
 
     For a second look at images that are about to be overwritten: two runs that compare at the same time would
-    otherwise write in any order, and the older URL could win. Jobs first, in the order of their images, as everywhere
-    else.
+    otherwise write in any order, and the older URL could win. Only those have to be looked at again that are gone or
+    have another version than `KnownImage.version`. Jobs first, in the order of their images, as everywhere else.
     """
-    if keys:
-        for lock in (_LOCK_JOBS, _LOCK_IMAGES):
-            connection.execute(lock, {"keys": _keys_as_json(keys)})
+    if not keys:
+        return {}
+    wanted = {"keys": _keys_as_json(keys)}
+    connection.execute(_LOCK_JOBS, wanted)
+    return {ImageKey(*key): version for *key, version in connection.execute(_LOCK_IMAGES, wanted).all()}
 
 
 def known_images(connection: sa.Connection, keys: Sequence[ImageKey]) -> dict[ImageKey, KnownImage]:
@@ -42,19 +44,25 @@ def _keys_as_json(keys: Sequence[ImageKey]) -> str:
     )
 
 
-_WANTED = """jsonb_to_recordset(CAST(:keys AS jsonb)) AS k(source_type text, source_id text, media_id text)
+# `json` here and below: it is read once, so to make a `jsonb` of it first takes a tenth longer.
+_WANTED = """json_to_recordset(CAST(:keys AS json)) AS k(source_type text, source_id text, media_id text)
     JOIN cdn_image_assets a USING (source_type, source_id, media_id)"""
+
+# The transaction that wrote the row as it is: every other writing has another, and a lock leaves it alone.
+_VERSION = "CAST(a.xmin AS text) AS version"
 
 _LOCK_JOBS = sa.text(f"""
     SELECT FROM {_WANTED} JOIN cdn_image_jobs j ON j.asset_id = a.id AND {IS_OPEN}
     ORDER BY a.id FOR NO KEY UPDATE OF j
 """)
 
-_LOCK_IMAGES = sa.text(f"SELECT FROM {_WANTED} ORDER BY a.id FOR NO KEY UPDATE OF a")
+_LOCK_IMAGES = sa.text(f"""
+    SELECT a.source_type, a.source_id, a.media_id, {_VERSION} FROM {_WANTED} ORDER BY a.id FOR NO KEY UPDATE OF a
+""")
 
 _KNOWN = sa.text(f"""
     SELECT a.source_type, a.source_id, a.media_id, a.identity, a.rank, a.source_url, a.url_expires_at,
-           a.fallback_urls, a.observed_at, a.original_identity, a.original_rank,
+           a.fallback_urls, a.observed_at, a.original_identity, a.original_rank, {_VERSION},
            a.processing_status = '{ImageStatus.FAILED}' AS failed,
            a.processing_status = '{ImageStatus.PENDING}' AND NOT EXISTS (
                SELECT FROM cdn_image_jobs j WHERE j.asset_id = a.id AND {IS_OPEN}) AS waiting
@@ -75,6 +83,7 @@ def _known_image(row: sa.RowMapping) -> KnownImage:
         original_rank=row["original_rank"],
         waiting=row["waiting"],
         failed=row["failed"],
+        version=row["version"],
     )
 
 
@@ -88,7 +97,7 @@ def _to_json(url: SourceUrl) -> dict[str, Any]:
     return {"url": url.url, "identity": url.identity, "rank": url.rank, "expires_at": expires_at}
 
 
-_TO_WRITE = frozenset({Change.NEW, Change.CHANGED, Change.RESIGNED})
+_TO_WRITE = MOVED | {Change.NEW}
 
 
 def record(connection: sa.Connection, collection: Collection, sightings: Sequence[Sighting]) -> int:
@@ -98,14 +107,28 @@ def record(connection: sa.Connection, collection: Collection, sightings: Sequenc
     """
     to_write = [sighting for sighting in sightings if sighting.change in _TO_WRITE]
     erased = kept_out(connection, collection, [Candidate.of(sighting.reference) for sighting in to_write])
-    sightings = [sighting for sighting in to_write if sighting.reference.key not in erased]
+    admitted = [sighting for sighting in to_write if sighting.reference.key not in erased]
+    return record_admitted(connection, collection, admitted)
+
+
+def record_admitted(
+    connection: sa.Connection, collection: Collection, sightings: Sequence[Sighting], *, of_rows: bool = False
+) -> int:
+    """As `record`, of images that `tombstones.kept_out` has let in within this very transaction.
+
+    Args:
+        connection: the transaction.
+        collection: that of the images.
+        sightings: what `kept_out` did not name; it is not asked again.
+        of_rows: they are of source rows, and what is overwritten counts as sighted now (`presence`).
+    """
     new = [sighting for sighting in sightings if sighting.change is Change.NEW]
-    moved = [sighting for sighting in sightings if sighting.change in (Change.CHANGED, Change.RESIGNED)]
+    moved = [sighting for sighting in sightings if sighting.change in MOVED]
     opened = 0
     if new:
         opened += _insert_new(connection, collection, new)
     if moved:
-        opened += _update_moved(connection, collection, moved)
+        opened += _update_moved(connection, collection, moved, of_rows=of_rows)
     return opened
 
 
@@ -114,12 +137,17 @@ def _insert_new(connection: sa.Connection, collection: Collection, sightings: Se
     return connection.execute(_INSERT_NEW, {"rows": json.dumps(rows), **job_defaults(collection)}).rowcount
 
 
-def _update_moved(connection: sa.Connection, collection: Collection, sightings: Sequence[Sighting]) -> int:
+def _update_moved(
+    connection: sa.Connection, collection: Collection, sightings: Sequence[Sighting], *, of_rows: bool
+) -> int:
     rows = json.dumps([_row(collection, sighting) for sighting in sightings])
-    connection.execute(_MOVE_IMAGES, {"rows": rows})
-    connection.execute(_FOLLOW_OPEN_JOBS, {"rows": rows, **job_defaults(collection)})
-    connection.execute(_HURRY_JOBS_IN_HAND, {"rows": rows})
-    return connection.execute(_OPEN_JOBS, {"rows": rows, **job_defaults(collection)}).rowcount
+    unfinished = connection.execute(_MOVE_IMAGES, {"rows": rows, "of_rows": of_rows}).mappings().all()
+    if not unfinished:
+        return 0  # the rule when everything was signed again: three statements would look for jobs in vain
+    moved = {"moved": json.dumps([dict(image) for image in unfinished])}
+    connection.execute(_FOLLOW_OPEN_JOBS, {**moved, **job_defaults(collection)})
+    connection.execute(_HURRY_JOBS_IN_HAND, moved)
+    return connection.execute(_OPEN_JOBS, {**moved, **job_defaults(collection)}).rowcount
 
 
 def job_defaults(collection: Collection, recipe: Recipe | None = None) -> dict[str, Any]:
@@ -150,7 +178,7 @@ def _row(collection: Collection, sighting: Sighting) -> dict[str, Any]:
     }
 
 
-_ROWS = """jsonb_to_recordset(CAST(:rows AS jsonb)) AS o(
+_ROWS = """json_to_recordset(CAST(:rows AS json)) AS o(
     collection text, shard text, owner_id text, source_type text, source_id text, media_id text, taken_at timestamptz,
     source_url text, fallback_urls jsonb, identity text, rank int, url_expires_at timestamptz, observed_at timestamptz,
     priority int, changed bool, alive bool)"""
@@ -181,6 +209,8 @@ _INSERT_NEW = sa.text(f"""
 # rollout holds up.
 _WAS_TO_ENCODE_AGAIN = f"(j.rollout IS NOT NULL OR j.priority = {REENCODE_PRIORITY})"
 
+_MOVED = """json_to_recordset(CAST(:moved AS json)) AS o(id uuid, changed bool, alive bool, priority int)"""
+
 _FOLLOW_OPEN_JOBS = sa.text(f"""
     UPDATE cdn_image_jobs AS j
     SET source_url = a.source_url, deadline = a.url_expires_at, updated_at = clock_timestamp(),
@@ -192,34 +222,44 @@ _FOLLOW_OPEN_JOBS = sa.text(f"""
         held_at = CASE WHEN changed AND {_WAS_TO_ENCODE_AGAIN} THEN NULL ELSE held_at END,
         retry_count = CASE WHEN changed THEN 0 ELSE retry_count END,
         next_attempt_at = CASE WHEN changed THEN clock_timestamp() ELSE next_attempt_at END
-    FROM {_ROWS} JOIN cdn_image_assets a USING (source_type, source_id, media_id)
+    FROM {_MOVED} JOIN cdn_image_assets a USING (id)
     WHERE j.asset_id = a.id AND j.status = '{JobStatus.QUEUED}'
 """)
 
 _HURRY_JOBS_IN_HAND = sa.text(f"""
     UPDATE cdn_image_jobs AS j SET priority = o.priority, updated_at = clock_timestamp()
-    FROM {_ROWS} JOIN cdn_image_assets a USING (source_type, source_id, media_id)
-    WHERE j.asset_id = a.id AND j.status = '{JobStatus.PROCESSING}' AND changed AND j.priority > o.priority
+    FROM {_MOVED}
+    WHERE j.asset_id = o.id AND j.status = '{JobStatus.PROCESSING}' AND changed AND j.priority > o.priority
 """)
 
 # A better rank of the same picture keeps its failure: it is gone if the fresh URL gives 404 as well.
 _OTHER_FAILURE = "(a.identity <> o.identity OR a.failure_kind IS NULL)"
 
+# One writing of the row for all of it: a quiet night is as dear as the rows that it writes. Tells of those whose jobs
+# have something to follow, or to be opened.
 _MOVE_IMAGES = sa.text(f"""
-    UPDATE cdn_image_assets AS a
-    SET source_url = o.source_url, fallback_urls = o.fallback_urls, identity = o.identity, rank = o.rank,
-        url_expires_at = o.url_expires_at, observed_at = greatest(a.observed_at, o.observed_at),
-        seen_alive = {_LIVES_NOW} OR (a.seen_alive AND NOT changed),
-        taken_at = coalesce(o.taken_at, a.taken_at), needs_update = a.needs_update OR changed,
-        processing_status = CASE
-            WHEN changed AND processing_status IN ('{ImageStatus.COMPLETED}', '{ImageStatus.FAILED}')
-            THEN '{ImageStatus.PENDING}' ELSE processing_status END,
-        processing_attempts = CASE WHEN changed THEN 0 ELSE processing_attempts END,
-        failure_kind = CASE WHEN changed AND {_OTHER_FAILURE} THEN {_DEAD_ON_ARRIVAL} ELSE failure_kind END,
-        processing_error = CASE WHEN changed THEN NULL ELSE processing_error END,
-        updated_at = clock_timestamp()
-    FROM {_ROWS}
-    WHERE a.source_type = o.source_type AND a.source_id = o.source_id AND a.media_id = o.media_id
+    WITH moved AS (
+        UPDATE cdn_image_assets AS a
+        SET source_url = o.source_url, fallback_urls = o.fallback_urls, identity = o.identity, rank = o.rank,
+            url_expires_at = o.url_expires_at, observed_at = greatest(a.observed_at, o.observed_at),
+            seen_alive = {_LIVES_NOW} OR (a.seen_alive AND NOT changed),
+            taken_at = coalesce(o.taken_at, a.taken_at), needs_update = a.needs_update OR changed,
+            processing_status = CASE
+                WHEN changed AND processing_status IN ('{ImageStatus.COMPLETED}', '{ImageStatus.FAILED}')
+                THEN '{ImageStatus.PENDING}' ELSE processing_status END,
+            processing_attempts = CASE WHEN changed THEN 0 ELSE processing_attempts END,
+            failure_kind = CASE WHEN changed AND {_OTHER_FAILURE} THEN {_DEAD_ON_ARRIVAL} ELSE failure_kind END,
+            processing_error = CASE WHEN changed THEN NULL ELSE processing_error END,
+            last_checked = CASE WHEN :of_rows THEN clock_timestamp() ELSE last_checked END,
+            removed_at = CASE WHEN :of_rows THEN NULL ELSE removed_at END,
+            updated_at = clock_timestamp()
+        FROM {_ROWS}
+        WHERE a.source_type = o.source_type AND a.source_id = o.source_id AND a.media_id = o.media_id
+        RETURNING a.id, a.processing_status, changed, alive, o.priority
+    )
+    SELECT CAST(id AS text) AS id, changed, alive, priority FROM moved
+    WHERE processing_status = '{ImageStatus.PENDING}'
+       OR EXISTS (SELECT FROM cdn_image_jobs j WHERE j.asset_id = moved.id AND {IS_OPEN})
 """)
 
 # An image that is pending and has no open job waits for a fresh URL. That is asked here and not taken from the
@@ -229,7 +269,7 @@ _OPEN_JOBS = sa.text(f"""
     SELECT a.id, a.collection, a.shard,
            CASE WHEN a.original_sha256 IS NULL THEN '{JobType.INGEST}' ELSE '{JobType.UPDATE}' END,
            priority, a.source_url, a.url_expires_at, :sizes, :format
-    FROM {_ROWS} JOIN cdn_image_assets a USING (source_type, source_id, media_id)
+    FROM {_MOVED} JOIN cdn_image_assets a USING (id)
     WHERE alive AND a.processing_status = '{ImageStatus.PENDING}'
     ON CONFLICT (asset_id) WHERE {IS_OPEN} DO NOTHING
 """)

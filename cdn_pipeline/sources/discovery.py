@@ -49,6 +49,7 @@ class KnownImage:
     original_rank: int | None
     waiting: bool  # pending without an open job: a fresh URL reopens it
     failed: bool  # permanently: only another identity reopens it
+    version: str  # another one whenever it was written
 
 
 class Change(StrEnum):
@@ -59,6 +60,9 @@ class Change(StrEnum):
     RESIGNED = "re-signed"  # the same picture under another URL
     UNCHANGED = "unchanged"
     OUTDATED = "outdated"  # an older observation than the one we have
+
+
+MOVED = frozenset({Change.CHANGED, Change.RESIGNED})  # what is known of the image is overwritten
 
 
 @dataclass(frozen=True, slots=True)

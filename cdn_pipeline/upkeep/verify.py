@@ -14,6 +14,7 @@ from functools import partial
 
 import sqlalchemy as sa
 
+from cdn_pipeline.catalog.sampling import at_random, random_start
 from cdn_pipeline.catalog.sessions import transaction
 from cdn_pipeline.collections import Collection
 from cdn_pipeline.queue.reopen import open_repair_jobs
@@ -27,7 +28,7 @@ from cdn_pipeline.upkeep.survey import Survey, survey_originals, survey_renditio
 BATCH = 500
 MAX_SAMPLES = 20
 FEW = 100  # lost objects that may outnumber those that are there
-_LOWEST, _HIGHEST = uuid.UUID(int=0), uuid.UUID(int=2**128 - 1)
+_LOWEST = uuid.UUID(int=0)
 
 
 class Problem(StrEnum):
@@ -118,20 +119,21 @@ class Verification:
         return await survey_originals(connection, self.stores[part], keep=0)
 
     def _batches(self, part: Part) -> Iterator[Sequence[sa.RowMapping]]:
-        """Ids are random, so those that follow a random one are a random sample."""
-        start = _LOWEST if self.sample is None else uuid.uuid4()
-        left = self.sample
-        for after, until in ((start, _HIGHEST), (_LOWEST, start)):
-            while left is None or left > 0:
-                limit = BATCH if left is None else min(BATCH, left)
-                values = {"collection": self.collection.name, "after": after, "until": until, "limit": limit}
-                with self.catalog.connect() as connection:
-                    batch = connection.execute(_TARGETS[part], values).mappings().all()
-                if not batch:
-                    break
-                yield batch
-                after = batch[-1]["id"]
-                left = None if left is None else left - len(batch)
+        if self.sample is None:
+            yield from self._all(part)
+        else:
+            drawn = self._rows(_AT_RANDOM[part], start=random_start(), count=self.sample)
+            yield from (drawn[begin : begin + BATCH] for begin in range(0, len(drawn), BATCH))
+
+    def _all(self, part: Part) -> Iterator[Sequence[sa.RowMapping]]:
+        after = _LOWEST
+        while batch := self._rows(_NEXT[part], after=after, limit=BATCH):
+            yield batch
+            after = batch[-1]["id"]
+
+    def _rows(self, query: sa.TextClause, **values: object) -> Sequence[sa.RowMapping]:
+        with self.catalog.connect() as connection:
+            return connection.execute(query, {"collection": self.collection.name, **values}).mappings().all()
 
     def _verify(self, verified: Verified, batch: Sequence[sa.RowMapping]) -> None:
         findings = asyncio.run(_findings(self.stores[verified.part], verified.part, batch, read=self.read))
@@ -177,20 +179,23 @@ class Verification:
 
 
 _TARGETS = {
-    Part.RENDITIONS: sa.text("""
-        SELECT r.id, r.asset_id, r.path AS reference, r.file_size AS size, r.content_hash AS sha256, r.recipe,
-               'image/' || r.format AS content_type
-        FROM cdn_image_renditions r JOIN cdn_image_assets a ON a.id = r.asset_id AND a.collection = :collection
-        WHERE r.state = 'current' AND r.id > :after AND r.id <= :until ORDER BY r.id LIMIT :limit
-    """),
-    Part.ORIGINALS: sa.text("""
-        SELECT id, id AS asset_id, original_sha256 AS reference, original_file_size AS size,
-               original_sha256 AS sha256, NULL AS recipe, NULL AS content_type
-        FROM cdn_image_assets
-        WHERE collection = :collection AND original_sha256 IS NOT NULL AND id > :after AND id <= :until
-        ORDER BY id LIMIT :limit
-    """),
+    Part.RENDITIONS: """
+        SELECT t.id, t.asset_id, t.path AS reference, t.file_size AS size, t.content_hash AS sha256, t.recipe,
+               'image/' || t.format AS content_type
+        FROM cdn_image_renditions t JOIN cdn_image_assets a ON a.id = t.asset_id AND a.collection = :collection
+        WHERE t.state = 'current'
+    """,
+    Part.ORIGINALS: """
+        SELECT t.id, t.id AS asset_id, t.original_sha256 AS reference, t.original_file_size AS size,
+               t.original_sha256 AS sha256, NULL AS recipe, NULL AS content_type
+        FROM cdn_image_assets t
+        WHERE t.collection = :collection AND t.original_sha256 IS NOT NULL
+    """,
 }
+
+_NEXT = {part: sa.text(f"{targets} AND t.id > :after ORDER BY t.id LIMIT :limit") for part, targets in _TARGETS.items()}
+
+_AT_RANDOM = {part: sa.text(at_random(targets, "t.original_sha256")) for part, targets in _TARGETS.items()}
 
 
 def _still_referred_to(connection: sa.Connection, part: Part, findings: Sequence[Finding]) -> list[Finding]:

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from cdn_pipeline.catalog import migrate as migrate_module
 from cdn_pipeline.catalog.migrate import CatalogOutdatedError, migrate, require_current
 from cdn_pipeline.catalog.tables import delivery, image_assets, image_jobs, image_renditions, metadata
+from cdn_pipeline_tests.proof import clock as stopped_clock
 
 BASE_URL = "https://cdn.example"
 
@@ -37,7 +38,7 @@ def _is_ours(_object: object, name: str | None, *_: object) -> bool:
 
 
 def structure(engine: sa.Engine) -> Any:
-    """Columns, constraints with their conditions, indexes with theirs, and views, as Postgres itself writes them."""
+    """Columns, constraints with their conditions, indexes with theirs, functions and views, as Postgres writes them."""
     queries = (
         """SELECT table_name, column_name, data_type, character_maximum_length, is_nullable, column_default
            FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'""",
@@ -45,17 +46,18 @@ def structure(engine: sa.Engine) -> Any:
         "WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'",
         "SELECT tablename, indexname, indexdef FROM pg_indexes "
         "WHERE schemaname = 'public' AND tablename <> 'alembic_version'",
+        "SELECT proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
         "SELECT viewname, definition FROM pg_views WHERE schemaname = 'public'",
     )
     with engine.connect() as connection:
         return [sorted(map(tuple, connection.execute(sa.text(query))), key=str) for query in queries]
 
 
-def step(engine: sa.Engine, direction: str) -> None:
+def step(engine: sa.Engine, direction: str, to: str = "base") -> None:
     with engine.begin() as connection:
         config = migrate_module._alembic_config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "head") if direction == "up" else command.downgrade(config, "base")
+        command.upgrade(config, "head") if direction == "up" else command.downgrade(config, to)
 
 
 def test_migrations_build_exactly_the_models(catalog: sa.Engine) -> None:
@@ -71,10 +73,21 @@ def test_migrations_build_the_constraints_and_conditions_of_the_models(catalog: 
     assert [[row for row in rows if row[0] not in view] for rows in migrated] == modelled
 
 
+def test_migrations_give_tables_the_storage_parameters_of_the_models(catalog: sa.Engine, empty: sa.Engine) -> None:
+    metadata.create_all(empty)
+    query = sa.text("""
+        SELECT relname, reloptions FROM pg_class
+        WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND reloptions IS NOT NULL""")
+    with catalog.connect() as migrated, empty.connect() as modelled:
+        parameters = migrated.execute(query).all()
+        assert parameters == modelled.execute(query).all()
+    assert [table for table, _ in parameters] == ["cdn_image_assets"]
+
+
 def test_up_down_and_up_again_gives_the_same_and_down_leaves_nothing(catalog: sa.Engine) -> None:
     before = structure(catalog)
     step(catalog, "down")
-    assert structure(catalog) == [[], [], [], []]
+    assert structure(catalog) == [[], [], [], [], []]
     step(catalog, "up")
     assert structure(catalog) == before
 
@@ -104,6 +117,52 @@ def test_another_base_url_says_what_to_run(empty: sa.Engine) -> None:
     migrate(empty, BASE_URL)
     with pytest.raises(CatalogOutdatedError, match=r"cdn\.example, CDN_BASE_URL says https://other.*migrate"):
         require_current(empty, "https://other.example")
+
+
+# -- ids --
+
+
+def new_ids(connection: sa.Connection, count: int) -> list[uuid.UUID]:
+    query = sa.text("SELECT cdn_time_ordered_id() FROM generate_series(1, :count)")
+    return list(connection.scalars(query, {"count": count}))
+
+
+def milliseconds(connection: sa.Connection) -> int:
+    return int(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp()) * 1000")).scalar_one())
+
+
+def test_ids_are_uuids_of_version_7_that_begin_with_the_time(catalog: sa.Engine) -> None:
+    with catalog.connect() as connection:
+        before, ids, after = milliseconds(connection), new_ids(connection, 10_000), milliseconds(connection)
+    assert {(id_.version, id_.variant) for id_ in ids} == {(7, uuid.RFC_4122)}
+    assert all(before <= id_.int >> 80 <= after + 1 for id_ in ids)
+    assert [id_.int >> 80 for id_ in ids] == sorted(id_.int >> 80 for id_ in ids)
+
+
+def test_ids_of_one_moment_differ(empty: sa.Engine) -> None:
+    stopped_clock.install(empty)
+    migrate(empty, BASE_URL)
+    with empty.connect() as connection:
+        ids = new_ids(connection, 10_000)
+    assert {id_.int >> 80 for id_ in ids} == {int(1000 * stopped_clock.START.timestamp())}
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("table", [image_assets, image_jobs, image_renditions])
+def test_images_jobs_and_renditions_get_such_ids(catalog: sa.Engine, table: sa.Table) -> None:
+    with catalog.begin() as connection:
+        asset_id = add_image(connection, ("256", "webp", "current"))
+        add_job(connection, asset_id)
+        assert connection.scalars(sa.select(table.c.id)).one().version == 7
+
+
+def test_a_catalog_of_random_ids_keeps_them(catalog: sa.Engine) -> None:
+    step(catalog, "down", to="0009")
+    with catalog.begin() as connection:
+        old = add_image(connection, ("256", "webp", "current"))
+    step(catalog, "up")
+    with catalog.connect() as connection:
+        assert (connection.scalars(sa.select(image_assets.c.id)).one(), old.version) == (old, 4)
 
 
 # -- the view --
@@ -144,6 +203,11 @@ def add_image(connection: sa.Connection, *renditions: tuple[str, str, str]) -> u
             )
         )
     return uuid.UUID(str(asset_id))
+
+
+def add_job(connection: sa.Connection, asset_id: uuid.UUID) -> None:
+    values = {"collection": "instagram", "shard": "00", "job_type": "ingest", "source_url": "https://x"}
+    connection.execute(insert(image_jobs).values(asset_id=asset_id, **values))
 
 
 def test_the_view_has_the_contracts_columns_in_one_row_per_image(catalog: sa.Engine) -> None:
@@ -238,11 +302,7 @@ def test_an_image_is_unique_by_source_and_media(catalog: sa.Engine) -> None:
 def test_values_outside_the_contract_are_refused(catalog: sa.Engine, table: str, column: str, value: str) -> None:
     with catalog.connect() as connection:
         asset_id = add_image(connection, ("256", "webp", "current"))
-        connection.execute(
-            insert(image_jobs).values(
-                asset_id=asset_id, collection="instagram", shard="00", job_type="ingest", source_url="https://x"
-            )
-        )
+        add_job(connection, asset_id)
         with pytest.raises(sa.exc.IntegrityError, match=f"ck_{table}_{column}"):
             connection.execute(sa.text(f"UPDATE {table} SET {column} = {value}"))
 

@@ -1,7 +1,8 @@
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,17 +13,20 @@ from cdn_pipeline.collections import INSTAGRAM, SHARDS
 from cdn_pipeline.demo import app_database as demo
 from cdn_pipeline.demo.signing import Signer
 from cdn_pipeline.engine import discover as discover_module
-from cdn_pipeline.engine.discover import Discovered, discover
-from cdn_pipeline.queue.intake import known_images
+from cdn_pipeline.engine.discover import Discovered, discover, take_in
+from cdn_pipeline.queue.erasures import open_erasure, take_down
+from cdn_pipeline.queue.intake import known_images, lock_images, record
 from cdn_pipeline.queue.settlement import settle
+from cdn_pipeline.queue.tombstones import set_owner_tombstone
 from cdn_pipeline.queue.watermarks import read_watermarks
 from cdn_pipeline.sources import app_database
 from cdn_pipeline.sources.app_database import shard_of
 from cdn_pipeline.sources.changes import Watermark
-from cdn_pipeline.sources.discovery import Change
+from cdn_pipeline.sources.discovery import Change, ImageKey, ImageReference, compare
 from cdn_pipeline_tests.queue.catalogs import RUN, open_jobs, published, session, take
 
 NOW = datetime.now(UTC)
+PATIENCE_SECONDS = 20.0
 SIGNER = Signer("http://127.0.0.1:8100", "secret")
 
 Populate = Callable[..., demo.Population]
@@ -423,3 +427,157 @@ def test_interrupted_changes_are_found_again(
     discovered = found(source, catalog, changed_only=True)
     assert discovered[shard_of(profile_id)].profiles == 1
     assert all(mark.scanned_at > before[shard].scanned_at for shard, mark in watermarks(catalog).items())
+
+
+# -- somebody else writes between the first look and the lock --
+
+
+def profile_images(source: sa.Engine) -> list[ImageReference]:
+    (batch,) = app_database.read_references(source, SHARDS[0], SHARDS[-1])
+    return batch.references
+
+
+def wait_until_somebody_waits(catalog: sa.Engine, locktype: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE locktype = :locktype AND NOT granted")
+    with session(catalog) as connection:
+        while not connection.scalar(waiting, {"locktype": locktype}):
+            assert time.monotonic() < deadline, "nobody waits"
+            time.sleep(0.01)
+
+
+def test_what_another_run_commits_while_this_one_waits_for_the_lock_is_compared_again(
+    source: sa.Engine, catalog: sa.Engine, populate: Populate
+) -> None:
+    (profile_id,) = populate(profiles=1, posts_per_profile=0).profile_ids
+    found(source, catalog)
+    newer = demo.replace_avatar(source, SIGNER, profile_id, now=NOW)
+    with catalog.connect() as other, ThreadPoolExecutor(1) as pool:
+        take_in(other, INSTAGRAM, profile_images(source))
+        demo.replace_avatar(source, SIGNER, profile_id, now=NOW - timedelta(minutes=30))
+        this_one = pool.submit(found, source, catalog)
+        wait_until_somebody_waits(catalog, "transactionid")
+        other.commit()
+        assert changes(this_one.result()) == {Change.OUTDATED: 1}
+    assert column(catalog, "identity", profile_id) == [f"file:{newer.file_name.partition('.')[0]}"]
+
+
+@pytest.mark.parametrize("overtaken", [0, 1])
+def test_only_what_another_run_has_written_since_the_first_look_is_read_again(
+    source: sa.Engine, catalog: sa.Engine, populate: Populate, monkeypatch: pytest.MonkeyPatch, overtaken: int
+) -> None:
+    profile_id, *_ = populate().profile_ids
+    images = changes(found(source, catalog))[Change.NEW]
+    demo.resign_all(source, SIGNER, now=NOW)
+    avatars = [each for each in profile_images(source) if each.key.source_id == str(profile_id)]
+    looks: list[Sequence[ImageKey]] = []
+
+    def read_and_be_overtaken(connection: sa.Connection, keys: Sequence[ImageKey]) -> Any:
+        looks.append(keys)
+        known = known_images(connection, keys)
+        if len(looks) == 1:
+            with catalog.begin() as other:
+                overwriting = [compare(each, known[each.key], NOW) for each in avatars[:overtaken]]
+                record(other, INSTAGRAM, overwriting)
+        return known
+
+    monkeypatch.setattr(discover_module, "known_images", read_and_be_overtaken)
+    seen = changes(found(source, catalog))
+    assert [len(keys) for keys in looks] == [images, 1][: 1 + overtaken]
+    assert looks[1:] == [[each.key] for each in avatars[:overtaken]]
+    assert (seen[Change.RESIGNED], seen.get(Change.UNCHANGED, 0)) == (images - overtaken, overtaken)
+
+
+def test_an_image_whose_row_is_gone_before_it_is_locked_is_new(
+    source: sa.Engine, catalog: sa.Engine, populate: Populate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    populate(profiles=1, posts_per_profile=0)
+    found(source, catalog)
+    demo.resign_all(source, SIGNER, now=NOW)
+
+    def lock_too_late(connection: sa.Connection, keys: Sequence[ImageKey]) -> dict[ImageKey, str]:
+        with session(catalog) as other:
+            other.execute(sa.text("DELETE FROM cdn_image_jobs"))
+            other.execute(sa.text("DELETE FROM cdn_image_assets"))
+        return lock_images(connection, keys)
+
+    monkeypatch.setattr(discover_module, "lock_images", lock_too_late)
+    assert changes(found(source, catalog)) == {Change.NEW: 1}
+    assert count(catalog, "cdn_image_assets") == count(catalog, "cdn_image_jobs") == 1
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_an_erasure_that_begins_after_the_first_look_waits_and_finds_all_that_is_written(
+    source: sa.Engine, catalog: sa.Engine, populate: Populate, monkeypatch: pytest.MonkeyPatch, is_known: bool
+) -> None:
+    (profile_id,) = populate(profiles=1, posts_per_profile=2).profile_ids
+    if is_known:
+        found(source, catalog)
+        demo.resign_all(source, SIGNER, now=NOW)
+
+    def erase() -> None:
+        with catalog.begin() as connection:
+            erasure_id = set_owner_tombstone(connection, INSTAGRAM, str(profile_id))
+            open_erasure(
+                connection, INSTAGRAM, erasure_id, str(profile_id), scope="owner", requested_by="us", reason=""
+            )
+            take_down(connection, erasure_id)
+
+    with ThreadPoolExecutor(1) as pool:
+        erasing: list[Future[None]] = []
+
+        def be_overtaken(connection: sa.Connection, keys: Sequence[ImageKey]) -> dict[ImageKey, str]:
+            erasing.append(pool.submit(erase))
+            wait_until_somebody_waits(catalog, "advisory")
+            return lock_images(connection, keys)
+
+        monkeypatch.setattr(discover_module, "lock_images", be_overtaken)
+        assert set(changes(found(source, catalog))) == {Change.RESIGNED if is_known else Change.NEW}
+        erasing[0].result()
+    monkeypatch.undo()
+    assert count(catalog, "cdn_image_assets") == 0
+    assert changes(found(source, catalog)) == {}
+
+
+# -- what a night writes --
+
+
+def test_an_image_that_is_signed_again_is_written_once_and_is_sighted(
+    source: sa.Engine, catalog: sa.Engine, populate: Populate
+) -> None:
+    populate()
+    images = changes(found(source, catalog))[Change.NEW]
+    demo.resign_all(source, SIGNER, now=NOW)
+    with session(catalog) as connection:
+        connection.execute(sa.text("UPDATE cdn_image_assets SET removed_at = now(), last_checked = 'epoch'"))
+        connection.execute(sa.text("CREATE TABLE written (id uuid, last_checked timestamptz, removed_at timestamptz)"))
+        connection.execute(
+            sa.text("""
+                CREATE FUNCTION note_written() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                    INSERT INTO written VALUES (NEW.id, NEW.last_checked, NEW.removed_at); RETURN NULL;
+                END $$""")
+        )
+        connection.execute(
+            sa.text("""
+                CREATE TRIGGER note AFTER UPDATE ON cdn_image_assets
+                FOR EACH ROW EXECUTE FUNCTION note_written()""")
+        )
+        began = connection.execute(sa.text("SELECT clock_timestamp()")).scalar_one()
+    assert changes(found(source, catalog)) == {Change.RESIGNED: images}
+    with session(catalog) as connection:
+        written = connection.execute(sa.text("SELECT * FROM written")).all()
+    assert len(written) == len({row.id for row in written}) == images
+    assert all(row.last_checked > began and row.removed_at is None for row in written)
+
+
+def test_what_is_not_of_a_source_row_is_not_sighted(source: sa.Engine, catalog: sa.Engine, populate: Populate) -> None:
+    (profile_id,) = populate(profiles=1, posts_per_profile=0).profile_ids
+    found(source, catalog)
+    with session(catalog) as connection:
+        connection.execute(sa.text("UPDATE cdn_image_assets SET removed_at = 'epoch', last_checked = 'epoch'"))
+    demo.resign_all(source, SIGNER, now=NOW)
+    with catalog.begin() as connection:
+        (sighting,) = take_in(connection, INSTAGRAM, profile_images(source))
+    assert sighting.change is Change.RESIGNED
+    assert column(catalog, "extract(epoch FROM removed_at)", profile_id) == [0]
+    assert column(catalog, "extract(epoch FROM last_checked)", profile_id) == [0]

@@ -17,9 +17,9 @@ def fill(catalog: sa.Engine, shards: Iterable[str]) -> None:
         connection.execute(
             sa.text("""
                 INSERT INTO cdn_image_assets (collection, shard, owner_id, source_type, source_id, media_id, source_url,
-                                              identity, rank, observed_at, processing_status)
+                                              identity, rank, observed_at, original_sha256, processing_status)
                 SELECT 'instagram', shard, 'owner', 'post_thumbnail', shard || number, 'media' || number, 'http://x/',
-                       'identity', 1, now(), 'completed'
+                       'identity', 1, now(), encode(sha256((shard || number)::bytea), 'hex'), 'completed'
                 FROM unnest(CAST(:shards AS text[])) AS shard, generate_series(1, :images) AS number
             """),
             {"shards": list(shards), "images": IMAGES},
@@ -28,8 +28,8 @@ def fill(catalog: sa.Engine, shards: Iterable[str]) -> None:
             sa.text("""
                 INSERT INTO cdn_image_renditions (asset_id, size_name, format, width, height, file_size, content_hash,
                                                   path, original_sha256, recipe, recipe_version, encoder, state)
-                SELECT id, size, 'webp', 256, 200, 7, 'hash', '/th/' || source_id || '/' || size || state, 'sha256',
-                       'recipe', 1, 'encoder', state
+                SELECT id, size, 'webp', 256, 200, 7, 'hash', '/th/' || source_id || '/' || size || state,
+                       original_sha256, 'recipe', 1, 'encoder', state
                 FROM cdn_image_assets,
                      (VALUES ('256', 'current'), ('512', 'current'), ('256', 'superseded')) AS made(size, state)
             """)

@@ -10,12 +10,13 @@ import pytest
 import sqlalchemy as sa
 
 from cdn_pipeline.catalog.sessions import transaction
-from cdn_pipeline.collections import INSTAGRAM
+from cdn_pipeline.collections import INSTAGRAM, REENCODE_PRIORITY
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.queue.due import claim
 from cdn_pipeline.queue.intake import known_images, lock_images, record
 from cdn_pipeline.queue.leases import Run, release_dead_leases
 from cdn_pipeline.queue.outcomes import Verdict
+from cdn_pipeline.queue.presence import mark_sighted
 from cdn_pipeline.queue.settlement import settle
 from cdn_pipeline.queue.states import JobType, Stage
 from cdn_pipeline.sources.discovery import Change, ImageReference, compare
@@ -175,6 +176,15 @@ def test_another_picture_sends_a_queued_job_back_to_the_start(connection: sa.Con
     assert len(jobs(connection)) == 1
 
 
+def test_another_picture_of_an_image_in_hand_takes_its_job_out_of_the_bulk_lane(connection: sa.Connection) -> None:
+    see(connection, reference(age=HOUR_AGO))
+    connection.execute(sa.text(f"UPDATE cdn_image_jobs SET priority = {REENCODE_PRIORITY}"))
+    take_one(connection)
+    see(connection, reference(source_url(picture="B")))
+    (job,) = jobs(connection)
+    assert (job["status"], job["priority"]) == ("processing", INSTAGRAM.priorities["profile_avatar"])
+
+
 def test_a_better_rank_of_a_published_picture_is_fetched(connection: sa.Connection) -> None:
     see(connection, reference(source_url("small", rank=150), age=HOUR_AGO))
     publish(connection)
@@ -316,7 +326,7 @@ def test_locked_images_wait_for_nobody_and_nobody_overwrites_them(catalog: sa.En
 
 
 def test_locking_nothing_is_no_work(connection: sa.Connection) -> None:
-    lock_images(connection, [])
+    assert lock_images(connection, []) == {}
     assert record(connection, INSTAGRAM, []) == 0
 
 
@@ -333,3 +343,57 @@ def test_a_sighting_between_claim_and_end_is_never_lost(connection: sa.Connectio
     due_now(connection)
     publish(connection, "B", "B")
     assert (image(connection)["original_identity"], len(open_jobs(connection))) == ("file:B", 0)
+
+
+# -- versions --
+
+
+def version(connection: sa.Connection) -> str:
+    (known,) = known_images(connection, [reference().key]).values()
+    return known.version
+
+
+WRITINGS: dict[str, Callable[[sa.Connection], object]] = {
+    "signed again": lambda connection: see(connection, reference(source_url("b", lives=timedelta(days=9)))),
+    "another picture": lambda connection: see(connection, reference(source_url(picture="B"))),
+    "claimed": take_one,
+    "published": publish,
+    "sighted": lambda connection: mark_sighted(connection, [reference().key]),
+}
+
+
+@pytest.mark.parametrize("writing", WRITINGS)
+def test_an_image_has_another_version_once_it_was_written(catalog: sa.Engine, writing: str) -> None:
+    with session(catalog) as connection:
+        see(connection, reference(age=HOUR_AGO))
+        before = version(connection)
+        WRITINGS[writing](connection)
+        assert version(connection) != before
+        assert lock_images(connection, [reference().key]) == {reference().key: version(connection)}
+
+
+def test_a_lock_is_no_writing_and_tells_the_version_of_what_is_locked(catalog: sa.Engine) -> None:
+    with session(catalog) as connection:
+        see(connection, reference(age=HOUR_AGO))
+        before = version(connection)
+    unknown = reference(image="unknown").key
+    for _ in range(2):
+        with catalog.begin() as connection:
+            assert lock_images(connection, [reference().key, unknown]) == {reference().key: before}
+    with session(catalog) as connection:
+        assert version(connection) == before
+
+
+def test_a_url_that_is_signed_again_leaves_every_index_alone(catalog: sa.Engine) -> None:
+    """A night writes every row: with an index of what it writes, each row would be written into all indexes."""
+    with session(catalog) as connection:
+        see(connection, reference(age=HOUR_AGO))
+        publish(connection)
+    updated = sa.text("""
+        SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = 'cdn_image_assets'""")
+    with catalog.begin() as connection:
+        rows_before, only_rows_before = connection.execute(updated).one()
+        assert see_one(connection, reference(source_url("again", lives=timedelta(days=9)))) is Change.RESIGNED
+        mark_sighted(connection, [reference().key])
+        rows, only_rows = connection.execute(updated).one()
+    assert (rows - rows_before, only_rows - only_rows_before) == (2, 2)

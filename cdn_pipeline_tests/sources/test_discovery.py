@@ -42,6 +42,7 @@ def known(*candidates: SourceUrl, hours_ago: float = 1, downloaded: bool = True)
         original_rank=best.rank if downloaded else None,
         waiting=False,
         failed=False,
+        version="1",
     )
 
 
@@ -59,6 +60,7 @@ def after(sighting: Sighting, before: KnownImage | None) -> KnownImage:
         original_rank=before.original_rank if before else None,
         waiting=(before.waiting if before else not sighting.opens_job) and not sighting.opens_job,
         failed=before.failed and sighting.change is not Change.CHANGED if before else False,
+        version="2",
     )
 
 
