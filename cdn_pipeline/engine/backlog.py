@@ -34,6 +34,10 @@ class Gate(Protocol):
     def see(self, seen: Any) -> None:
         """Takes in what `look` has read, on the loop's thread."""
 
+    @property
+    def is_probing(self) -> bool:
+        """Whether an image of this run asks a host if it is well again: what waits for the host may be due soon."""
+
 
 class OpenGate:
     """Lets every job begin."""
@@ -47,6 +51,11 @@ class OpenGate:
 
     def see(self, seen: None) -> None:
         """Learns nothing."""
+
+    @property
+    def is_probing(self) -> bool:
+        """Never."""
+        return False
 
 
 class Backlog:

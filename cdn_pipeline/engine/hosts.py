@@ -123,6 +123,11 @@ class Hosts:
         for name in self._hosts.keys() | breakers.keys():
             self._hosts[name].note(breakers.get(name))
 
+    @property
+    def is_probing(self) -> bool:
+        """Whether this run has a half-open host asked just now."""
+        return any(host.is_probed for host in self._hosts.values())
+
     # -- an image's way to a host --
 
     @asynccontextmanager

@@ -265,6 +265,8 @@ class Stream:
                 shard.look_again_at = now + (CROWDED_POLL_SECONDS if shard.left_out else POLL_SECONDS)
             elif prospect.held_by_others or prospect.next_attempt_in is not None:
                 shard.look_again_at = now + _patience(prospect)
+            elif self._gate.is_probing:  # the catalog has that host shut for other runs, and so for this look
+                shard.look_again_at = now + POLL_SECONDS
             else:
                 finished.append(shard)
         return finished

@@ -139,3 +139,36 @@ def test_jobs_of_a_host_that_is_left_alone_are_given_back_as_if_never_claimed(
     left = [each for each in jobs(catalog) if each["status"] == "queued"]
     assert len(left) == 19
     assert {(each["host"], each["retry_count"], each["failure_kind"]) for each in left} == {(SLOW, 0, None)}
+
+
+class Probing(Doorkeeper):
+    """Has a host asked until it says so."""
+
+    is_probing = True
+
+
+def test_no_shard_is_finished_while_a_host_is_being_probed(catalog: sa.Engine, new_run: Callable[[], Run]) -> None:
+    """To the catalog the host is shut then, for longer than the run waits; a good answer makes its images due."""
+    add(catalog, [reference(1, "00")])
+    with catalog.begin() as connection:
+        connection.execute(
+            sa.text("""
+                INSERT INTO cdn_hosts (host, opened_at, retry_at)
+                VALUES ('127.0.0.1', now() - interval '1 minute', now() + interval '1 minute')""")
+        )
+    gate = Probing()
+    found: list[ShardReport] = []
+    stream = Stream(catalog, new_run(), Selection(QUICK, EVERYTHING), publish, found.append, gate=gate)
+
+    async def main() -> list[ShardReport]:
+        running = asyncio.create_task(stream.run(["00"]))
+        await asyncio.sleep(0.5)
+        before = list(found)
+        with catalog.begin() as connection:
+            connection.execute(sa.text("DELETE FROM cdn_hosts"))
+        gate.is_probing = False
+        await running
+        return before
+
+    assert asyncio.run(main()) == []
+    assert [report.tally.published for report in found] == [1]
