@@ -72,7 +72,12 @@ def test_where_renditions_are_to_be_made_the_picture_is_sent_again(
 ) -> None:
     run(settings)
     force(catalog, Stage.DOWNLOAD)
-    assert run(settings, collection=replace(QUICK, recipe=replace(QUICK.recipe, version=2))).published == 1
+    assert (
+        run(
+            settings, collection=replace(QUICK, recipe=replace(QUICK.recipe, version=QUICK.recipe.version + 1))
+        ).published
+        == 1
+    )
     assert answers(avatar) == {"ok": 2}
 
 

@@ -416,8 +416,9 @@ def _workers() -> list[psutil.Process]:
 
 
 def test_a_worker_killed_while_the_run_goes_on_costs_no_image(
-    small_world: SmallWorld, settings: Settings, catalog: sa.Engine
+    small_world: SmallWorld, settings: Settings, catalog: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stream_module, "SETTLE_EVERY_SECONDS", 0.1)  # or all is done when the first is told
     small_world(profiles=6, posts=2)
     with open_mirror(settings) as mirror:
         list(mirror.discover(SHARDS))

@@ -40,7 +40,8 @@ from cdn_pipeline_tests.queue.catalogs import (
 )
 
 AVIF = AVIF_THUMBNAILS.name
-NEW_WEBP = replace(INSTAGRAM, recipe=replace(WEBP_THUMBNAILS, version=2))
+PRESENT = AVIF_THUMBNAILS.version
+NEW_WEBP = replace(INSTAGRAM, recipe=replace(WEBP_THUMBNAILS, version=WEBP_THUMBNAILS.version + 1))
 SEVEN = 7
 
 
@@ -81,7 +82,7 @@ def status(connection: sa.Connection, collection: Collection = INSTAGRAM) -> dic
 
 def test_a_rollout_opens_a_job_for_every_published_image(catalog: sa.Engine, seven: sa.Connection) -> None:
     assert roll_out(catalog) == SEVEN
-    assert status(seven) == {"recipe": AVIF, "version": 1, "open": SEVEN, "total": SEVEN}
+    assert status(seven) == {"recipe": AVIF, "version": PRESENT, "open": SEVEN, "total": SEVEN}
 
 
 def test_progress_comes_shard_by_shard_and_an_interrupted_start_can_be_repeated(
@@ -97,10 +98,10 @@ def test_progress_comes_shard_by_shard_and_an_interrupted_start_can_be_repeated(
 def test_done_open_held_and_failed_add_up(catalog: sa.Engine, seven: sa.Connection) -> None:
     roll_out(catalog)
     work(seven, count=3)
-    assert status(seven) == {"recipe": AVIF, "version": 1, "done": 3, "open": 4, "total": SEVEN}
+    assert status(seven) == {"recipe": AVIF, "version": PRESENT, "done": 3, "open": 4, "total": SEVEN}
     release_dead_leases(seven, SHARDS)
     work(seven, verdict=Verdict.FAILED)
-    assert status(seven) == {"recipe": AVIF, "version": 1, "done": 3, "failed": 4, "total": SEVEN}
+    assert status(seven) == {"recipe": AVIF, "version": PRESENT, "done": 3, "failed": 4, "total": SEVEN}
 
 
 def test_a_replaced_picture_is_not_done_any_more(catalog: sa.Engine, seven: sa.Connection) -> None:
@@ -109,7 +110,7 @@ def test_a_replaced_picture_is_not_done_any_more(catalog: sa.Engine, seven: sa.C
     see(seven, reference(source_url(picture="B"), image="0"))
     assert status(seven)["total"] == status(seven)["done"] == SEVEN - 1
     settle(seven, RUN, [published(job, "new", "B") for job in take(seven) if job.source_id == "0"])
-    assert status(seven) == {"recipe": AVIF, "version": 1, "done": SEVEN - 1, "total": SEVEN}
+    assert status(seven) == {"recipe": AVIF, "version": PRESENT, "done": SEVEN - 1, "total": SEVEN}
     assert open_rollout_jobs(seven, INSTAGRAM, SHARDS) == 1
 
 
@@ -118,15 +119,15 @@ def test_failed_images_are_tried_again_by_force_only(catalog: sa.Engine, seven: 
     work(seven, verdict=Verdict.FAILED)
     assert roll_out(catalog) == 0
     assert roll_out(catalog, force=True) == SEVEN
-    assert status(seven) == {"recipe": AVIF, "version": 1, "open": SEVEN, "total": SEVEN}
+    assert status(seven) == {"recipe": AVIF, "version": PRESENT, "open": SEVEN, "total": SEVEN}
 
 
 def test_a_new_version_is_for_all_images_also_for_those_that_failed(catalog: sa.Engine, seven: sa.Connection) -> None:
     roll_out(catalog)
     work(seven, verdict=Verdict.FAILED)
-    newer = replace(INSTAGRAM, rollouts=(replace(AVIF_THUMBNAILS, version=2),))
+    newer = replace(INSTAGRAM, rollouts=(replace(AVIF_THUMBNAILS, version=PRESENT + 1),))
     assert roll_out(catalog, collection=newer) == SEVEN
-    assert status(seven, newer) == {"recipe": AVIF, "version": 2, "open": SEVEN, "total": SEVEN}
+    assert status(seven, newer) == {"recipe": AVIF, "version": PRESENT + 1, "open": SEVEN, "total": SEVEN}
 
 
 # -- pause and resume --
@@ -135,7 +136,7 @@ def test_a_new_version_is_for_all_images_also_for_those_that_failed(catalog: sa.
 def test_a_paused_rollout_waits_and_nothing_else_does(catalog: sa.Engine, seven: sa.Connection) -> None:
     roll_out(catalog)
     assert pause_rollout(seven, INSTAGRAM, AVIF) == SEVEN
-    assert status(seven) == {"recipe": AVIF, "version": 1, "paused": True, "held": SEVEN, "total": SEVEN}
+    assert status(seven) == {"recipe": AVIF, "version": PRESENT, "paused": True, "held": SEVEN, "total": SEVEN}
     assert [job.source_id for job in take(seven)] == ["waits"]
     assert pause_rollout(seven, INSTAGRAM, AVIF) == 0
     assert resume_rollout(seven, INSTAGRAM, AVIF) == SEVEN
@@ -165,7 +166,7 @@ def test_starting_a_paused_rollout_resumes_it(catalog: sa.Engine, seven: sa.Conn
     pause_rollout(seven, INSTAGRAM, AVIF)
     *_, last = start_rollout(catalog, INSTAGRAM, AVIF)
     assert (last.total, last.let_go) == (0, SEVEN)
-    assert status(seven) == {"recipe": AVIF, "version": 1, "open": SEVEN, "total": SEVEN}
+    assert status(seven) == {"recipe": AVIF, "version": PRESENT, "open": SEVEN, "total": SEVEN}
 
 
 def test_a_resumed_job_has_not_been_due_while_it_was_on_hold(catalog: sa.Engine, seven: sa.Connection) -> None:
@@ -190,7 +191,7 @@ def test_jobs_in_hand_are_finished_after_a_pause(catalog: sa.Engine, seven: sa.C
     in_hand = [job for job in take(seven) if job.recipe == AVIF_THUMBNAILS]
     assert pause_rollout(seven, INSTAGRAM, AVIF) == 0
     settle(seven, RUN, [rolled_out(job) for job in in_hand])
-    assert status(seven) == {"recipe": AVIF, "version": 1, "paused": True, "done": SEVEN, "total": SEVEN}
+    assert status(seven) == {"recipe": AVIF, "version": PRESENT, "paused": True, "done": SEVEN, "total": SEVEN}
 
 
 # -- the collection's own recipe --
@@ -202,7 +203,7 @@ def test_a_new_version_of_the_own_recipe_is_rolled_out_alike(catalog: sa.Engine,
     assert pause_rollout(seven, NEW_WEBP, WEBP_THUMBNAILS.name) == SEVEN
     assert status(seven, NEW_WEBP) == {
         "recipe": WEBP_THUMBNAILS.name,
-        "version": 2,
+        "version": NEW_WEBP.recipe.version,
         "paused": True,
         "held": SEVEN,
         "total": SEVEN,
@@ -211,15 +212,16 @@ def test_a_new_version_of_the_own_recipe_is_rolled_out_alike(catalog: sa.Engine,
     assert [job.source_id for job in take(seven, selection=new)] == ["waits"]
     assert resume_rollout(seven, NEW_WEBP, WEBP_THUMBNAILS.name) == SEVEN
     again = take(seven, selection=new)
+    version = NEW_WEBP.recipe.version
     done = [
-        replace(rolled_out(job), renditions=tuple(replace(r, recipe_version=2) for r in rolled_out(job).renditions))
-        for job in again[1:]
+        replace(made, renditions=tuple(replace(each, recipe_version=version) for each in made.renditions))
+        for made in map(rolled_out, again[1:])
     ]
     failed = outcome(again[0], Verdict.FAILED, Stage.ENCODE, failure=FailureKind.IMAGE_CORRUPT)
     settle(seven, RUN, [failed, *done])
     assert status(seven, NEW_WEBP) == {
         "recipe": WEBP_THUMBNAILS.name,
-        "version": 2,
+        "version": NEW_WEBP.recipe.version,
         "done": SEVEN - 1,
         "failed": 1,
         "total": SEVEN,
@@ -229,7 +231,12 @@ def test_a_new_version_of_the_own_recipe_is_rolled_out_alike(catalog: sa.Engine,
 
 def test_rolling_out_what_all_images_have_opens_nothing(catalog: sa.Engine, seven: sa.Connection) -> None:
     assert roll_out(catalog, WEBP_THUMBNAILS.name) == 0
-    assert status(seven) == {"recipe": WEBP_THUMBNAILS.name, "version": 1, "done": SEVEN, "total": SEVEN}
+    assert status(seven) == {
+        "recipe": WEBP_THUMBNAILS.name,
+        "version": WEBP_THUMBNAILS.version,
+        "done": SEVEN,
+        "total": SEVEN,
+    }
 
 
 # -- refusals --
