@@ -184,7 +184,7 @@ class Settings(BaseSettings):
             )
         if self.originals_url.startswith("s3://") and not (self.object_store_url or self.r2_bucket_name):
             problems.append("OBJECT_STORE_URL (or R2_BUCKET_NAME) is missing beside the remote store of originals")
-        elsewhere = self.objects_url.startswith("s3://") and not _is_loopback(self.s3_endpoint_url)
+        elsewhere = self.objects_url.startswith("s3://") and not is_loopback(self.s3_endpoint_url)
         if elsewhere:
             needed = {
                 "CDN_BASE_URL (or R2_PUBLIC_BASE)": self.cdn_base_url or self.r2_public_base,
@@ -226,17 +226,17 @@ class Settings(BaseSettings):
             problems.append(f"R2_PUBLIC_BASE must be CDN_BASE_URL + /th, that is {self.public_base_url}/th")
         if urlsplit(self.public_base_url).scheme not in ("http", "https"):
             problems.append(f"CDN_BASE_URL must start with https:// or http://, not {self.public_base_url!r}")
-        if urlsplit(self.cf_api_url).scheme != "https" and not _is_loopback(self.cf_api_url):
+        if urlsplit(self.cf_api_url).scheme != "https" and not is_loopback(self.cf_api_url):
             problems.append("CF_API_URL must start with https://: it is sent our token")
         provider = urlsplit(self.decodo_api_url)
-        if provider.scheme != "https" and not (provider.scheme == "http" and _is_loopback(self.decodo_api_url)):
+        if provider.scheme != "https" and not (provider.scheme == "http" and is_loopback(self.decodo_api_url)):
             problems.append("DECODO_API_URL must start with https://: it is sent our credentials")
         if "@" in provider.netloc:
             problems.append("DECODO_API_URL must not hold credentials: they go into DECODO_AUTH_TOKEN")
         return problems
 
 
-def _is_loopback(url: str | None) -> bool:
+def is_loopback(url: str | None) -> bool:
     """Whether a server is on this machine, as simulators of S3 are."""
     return (urlsplit(url or "").hostname or "") in ("localhost", "127.0.0.1", "::1")
 

@@ -1,7 +1,6 @@
 """`serve`: the API behind uvicorn."""
 
 import sys
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -9,7 +8,7 @@ import uvicorn
 from cdn_pipeline.api.access import LOGGING
 from cdn_pipeline.api.app import create_app
 from cdn_pipeline.demo.processes import require_free
-from cdn_pipeline.settings import Settings
+from cdn_pipeline.settings import Settings, is_loopback
 
 _GRACE_SECONDS = 20  # for requests under way when the process is asked to end; none takes longer by far
 
@@ -37,12 +36,5 @@ def run_server(settings: Settings, *, host: str, port: int, watch: bool | None) 
 
 def serves_its_urls(settings: Settings, port: int) -> bool:
     """Whether a folder's pictures are had at the URLs that we name, as far as that can be seen: on this machine."""
-    base = urlsplit(settings.public_base_url)
-    return not settings.objects_url.startswith("file:") or not _is_loopback(base.hostname) or base.port == port
-
-
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return ip_address(host or "").is_loopback
-    except ValueError:
-        return host == "localhost"
+    base = settings.public_base_url
+    return not settings.objects_url.startswith("file:") or not is_loopback(base) or urlsplit(base).port == port

@@ -29,11 +29,10 @@ def decide(
     """Decides by the kind's remedy.
 
     A 404 asks for a fresh URL once; when that gives 404 as well, the picture is gone, and gone again at the first 404
-    of an operator's retry. A host's `Retry-After` is obeyed
-    when it is longer than the ladder's delay, up to half of the time that the URL lives. `url_lives` is how long the
-    source URL still answers (`None`: for ever): a retry that would come too late comes half-way to the end instead, and
-    after the end the image waits for a fresh URL. A picture that still kills its worker when the ladder ends is not
-    tried for ever.
+    of an operator's retry. A host's `Retry-After` is obeyed when it is longer than the ladder's delay, up to half of
+    the time that the URL lives. `url_lives` is how long the source URL still answers (`None`: for ever): a retry that
+    would come too late comes half-way to the end instead, and after the end the image waits for a fresh URL. A picture
+    that still kills its worker when the ladder ends is not tried for ever.
     """
     kind = failure.kind
     if kind is FailureKind.SOURCE_URL_404 and last_failure in (FailureKind.SOURCE_URL_404, FailureKind.SOURCE_GONE):
