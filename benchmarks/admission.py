@@ -19,7 +19,7 @@ from PIL import Image
 
 from cdn_pipeline.demo.photographs import make_photograph
 from cdn_pipeline.engine.pool import WorkerPool
-from cdn_pipeline.engine.transcoding import Transcoder
+from cdn_pipeline.engine.transcoding import Transcoder, transcoding_pool
 from cdn_pipeline.media.recipes import WEBP_THUMBNAILS
 from cdn_pipeline.media.transcode import Transcoded, transcode
 
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    pool = WorkerPool(workers=WORKERS, task_seconds=120, modules=["cdn_pipeline.media.transcode"])
+    pool = transcoding_pool(WORKERS, task_seconds=120)
     try:
         asyncio.run(compare(pool, arguments.images, arguments.rounds))
     finally:

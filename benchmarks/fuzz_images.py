@@ -22,7 +22,7 @@ from pathlib import Path
 from PIL import Image
 
 from cdn_pipeline.engine.pool import WorkerPool
-from cdn_pipeline.engine.transcoding import Transcoder
+from cdn_pipeline.engine.transcoding import Transcoder, transcoding_pool
 from cdn_pipeline.failures import FailureKind, ImageFailure
 from cdn_pipeline.media.decode import DECODABLE
 from cdn_pipeline.media.recipes import WEBP_THUMBNAILS
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path)
     arguments = parser.parse_args()
     files = [path.read_bytes() for path in arguments.files] or seeds()
-    pool = WorkerPool(workers=os.cpu_count() or 1, task_seconds=30, modules=["cdn_pipeline.media.transcode"])
+    pool = transcoding_pool(os.cpu_count() or 1, task_seconds=30)
     try:
         outcomes, findings = asyncio.run(fuzz(pool, mutations(files, arguments.seed), arguments.seconds))
     finally:

@@ -4,9 +4,10 @@
 
 Photographs of 1080 px from the demo's origin (a process of its own, no faults, pictures made beforehand); the Dagster
 job over a range of shards; originals and both renditions stored in folders; catalog on the embedded Postgres. The bare
-codec is the recipe's `transcode` on the same bytes from memory, in as many processes as there are cores, and plain
-Pillow's calls with the same settings. Rounds are interleaved: codec, run, codec; a run is compared with the mean of the
-codec before and after it, so that a noisy machine hits both sides.
+codec is the recipe's `transcode` on the same bytes from memory, in as many processes as there are cores, prepared as
+the pipeline's workers are; and plain Pillow's calls with the same settings, in processes as they come. Rounds are
+interleaved: codec, run, codec; a run is compared with the mean of the codec before and after it, so that a noisy
+machine hits both sides.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from cdn_pipeline.collections import SHARDS
 from cdn_pipeline.demo import app_database
 from cdn_pipeline.demo.processes import free_port, python, running
 from cdn_pipeline.demo.signing import Signer
+from cdn_pipeline.media.allocator import keep_freed_memory
 from cdn_pipeline.media.recipes import WEBP_THUMBNAILS
 from cdn_pipeline.media.transcode import transcode
 from cdn_pipeline.sources.app_database import shard_bounds
@@ -194,12 +196,12 @@ class Rounds:
     recipe: list[float] = field(default_factory=list)
     plain: list[float] = field(default_factory=list)
 
-    def add(self, place: World, pool: ProcessPoolExecutor) -> None:
+    def add(self, place: World, ours: ProcessPoolExecutor, plain: ProcessPoolExecutor) -> None:
         """One round."""
-        codecs = (with_recipe, with_plain_pillow)
-        before = [bare(pool, codec, self.originals) for codec in codecs]
+        codecs = ((ours, with_recipe), (plain, with_plain_pillow))
+        before = [bare(pool, codec, self.originals) for pool, codec in codecs]
         self.runs.append(place.run_from_nothing())
-        after = [bare(pool, codec, self.originals) for codec in codecs]
+        after = [bare(pool, codec, self.originals) for pool, codec in codecs]
         for rates, pair in zip((self.recipe, self.plain), zip(before, after, strict=True), strict=True):
             rates.append(statistics.harmonic_mean(pair))
 
@@ -213,12 +215,13 @@ def main() -> None:
     options = parser.parse_args()
     with (
         world(options.images, options.shards) as place,
-        ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(CORES, mp_context=get_context("spawn"), initializer=keep_freed_memory) as ours,
+        ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as plain,
     ):
         place.run_from_nothing()  # not counted: the origin makes its pictures
         rounds = Rounds(place.originals())
         for number in range(options.rounds):
-            rounds.add(place, pool)
+            rounds.add(place, ours, plain)
             rates = f"{rounds.runs[-1].rate:.1f}/s, recipe {rounds.recipe[-1]:.1f}/s, Pillow {rounds.plain[-1]:.1f}/s"
             print(f"round {number + 1} of {options.rounds}: end to end {rates}", file=sys.stderr)
         idle_one, idle_all = (place.run(shard).watched.seconds for shard in (SHARDS[0], SHARDS[-1]))

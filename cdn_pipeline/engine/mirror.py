@@ -23,10 +23,9 @@ from cdn_pipeline.engine.discover import Discovered, discover
 from cdn_pipeline.engine.hosts import Hosts
 from cdn_pipeline.engine.images import IMAGE_SECONDS, ImageProcessor
 from cdn_pipeline.engine.parts import Parts
-from cdn_pipeline.engine.pool import WorkerPool
 from cdn_pipeline.engine.stream import ShardReport, Stream
 from cdn_pipeline.engine.tally import Tally
-from cdn_pipeline.engine.transcoding import Transcoder
+from cdn_pipeline.engine.transcoding import Transcoder, transcoding_pool
 from cdn_pipeline.fetch.client import Downloader
 from cdn_pipeline.queue.due import Selection
 from cdn_pipeline.queue.leases import Run, hold_run
@@ -64,12 +63,7 @@ class Mirror:
 
     def __enter__(self) -> "Mirror":
         with ExitStack() as stack:
-            self.pool = WorkerPool(
-                workers=usable_cores(),
-                task_seconds=IMAGE_SECONDS,
-                cpu_seconds=TRANSCODE_CPU_SECONDS,
-                modules=["cdn_pipeline.media.transcode"],
-            )
+            self.pool = transcoding_pool(usable_cores(), IMAGE_SECONDS, TRANSCODE_CPU_SECONDS)
             stack.callback(self.pool.close)
             self.catalog: sa.Engine = stack.enter_context(open_catalog(self.settings))
             self.source: sa.Engine = stack.enter_context(open_source_database(self.settings))

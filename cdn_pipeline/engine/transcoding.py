@@ -1,6 +1,6 @@
 """Transcoding in worker processes within a memory budget: ordinary pictures side by side, large ones one at a time.
 
-With two workers the budget is: 180 MB for the run, 45 MB for each idle worker, 160 MiB for an ordinary picture beside
+With two workers the budget is: 180 MB for the run, 60 MB for each idle worker, 160 MiB for an ordinary picture beside
 512 MiB for a large one: below 1 GB, whatever the bytes say, because the kernel keeps both limits. Instagram's pictures
 have at most 2.6 megapixels, so none of them ever waits.
 """
@@ -9,6 +9,7 @@ import asyncio
 
 from cdn_pipeline.engine.pool import OutOfCpuTime, TaskTimeout, WorkerDied, WorkerPool
 from cdn_pipeline.failures import FailureKind, ImageFailure
+from cdn_pipeline.media.allocator import keep_freed_memory
 from cdn_pipeline.media.recipes import Recipe
 from cdn_pipeline.media.transcode import Transcoded, transcode
 
@@ -16,6 +17,17 @@ ORDINARY_PIXELS = 6_000_000  # WebP takes most: 16 bytes per pixel
 ORDINARY_FILE_BYTES = 8 << 20  # decoders copy the file up to three times
 ORDINARY_MEMORY_BYTES = 160 << 20
 LARGE_MEMORY_BYTES = 512 << 20  # 50 megapixels of PNG, GIF and JPEG take up to 480; WebP fits up to 33, AVIF 40
+
+
+def transcoding_pool(workers: int, task_seconds: float, cpu_seconds: float | None = None) -> WorkerPool:
+    """Workers that are prepared for `Transcoder`; arguments as `WorkerPool` has them."""
+    return WorkerPool(
+        workers=workers,
+        task_seconds=task_seconds,
+        cpu_seconds=cpu_seconds,
+        modules=["cdn_pipeline.media.transcode"],
+        initializer=keep_freed_memory,
+    )
 
 
 class Transcoder:

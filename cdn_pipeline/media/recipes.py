@@ -17,9 +17,9 @@ class Recipe:
     """A named, versioned way to make renditions.
 
     The version covers these settings and the resampler: raise it when one of them changes (1 was resampled by Pillow,
-    2 is by libvips). The libraries' versions are recorded per rendition and are never a reason to encode again.
-    `quality` (0-100) and `effort` are the encoder's own scales: WebP's `method` 0-6, where 6 takes the longest, and
-    AVIF's `speed` 0-10, where 0 does. Aspect ratio is kept and nothing is ever enlarged.
+    2 by libvips, 3 makes 256 px from 512 px). The libraries' versions are recorded per rendition and are never a reason
+    to encode again. `quality` (0-100) and `effort` are the encoder's own scales: WebP's `method` 0-6, where 6 takes the
+    longest, and AVIF's `speed` 0-10, where 0 does. Aspect ratio is kept and nothing is ever enlarged.
     """
 
     name: str
@@ -44,7 +44,7 @@ _THUMBNAIL_SIZES = (Size("256", 256, 256), Size("512", 512, 512))
 
 WEBP_THUMBNAILS = Recipe(
     name="webp_thumbnails",
-    version=2,
+    version=3,
     sizes=_THUMBNAIL_SIZES,
     format="webp",
     quality=85,
@@ -62,7 +62,7 @@ WEBP_THUMBNAILS = Recipe(
 # An image is encoded once, in the background, and delivered many times: worth 194 ms, and not 1,150.
 AVIF_THUMBNAILS = Recipe(
     name="avif_thumbnails",
-    version=2,
+    version=3,
     sizes=_THUMBNAIL_SIZES,
     format="avif",
     quality=67,

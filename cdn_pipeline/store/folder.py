@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import os
 import re
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from glob import escape
 from pathlib import Path
@@ -28,11 +30,11 @@ _T = TypeVar("_T")
 class FolderStore(ObjectStore):
     """What S3 keeps as headers and metadata lies in `.meta/<key>.json`, written before the object.
 
-    `LocalStore` writes to `<key>#<n>`, then links (an object: the link fails if the key is taken) or renames (a
+    A file is written as `<key>#<n>`, then linked (an object: the link fails if the key is taken) or renamed (a
     manifest), so no reader sees half a file; a killed writer leaves the temporary file, which `delete` removes.
 
-    Files have no asynchronous calls: `put_async` and its like hop into a thread each. A put that is verified takes four
-    of them, so it is done in one hop here.
+    A put that is verified is done with plain files in one hop to a thread: `LocalStore` hops to a thread of its own and
+    back for each of its three calls, which costs 2 ms of CPU per image more.
     """
 
     def __init__(self, folder: Path, url: str) -> None:
@@ -87,19 +89,27 @@ class FolderStore(ObjectStore):
             if renew:
                 self._replace_now(key, data, attributes)
         try:
-            return self._files.get(key).bytes().to_bytes() == data
+            return (self._folder / key).read_bytes() == data
         except FileNotFoundError:
             return False
 
     def _create_now(self, key: str, data: bytes, attributes: "Attributes") -> None:
-        if (self._folder / key).exists():  # the manifest of the object that is there stays as it is
+        file = self._folder / key
+        if file.exists():  # the manifest of the object that is there stays as it is
             raise AlreadyExistsError(key)
-        self._files.put(_manifest(key), json.dumps(attributes).encode())
-        self._files.put(key, data, mode="create")
+        self._describe_now(key, attributes)
+        with _unnamed(file, data) as written:
+            try:
+                os.link(written, file)
+            except FileExistsError:
+                raise AlreadyExistsError(key) from None
 
     def _replace_now(self, key: str, data: bytes, attributes: "Attributes") -> None:
-        self._files.put(_manifest(key), json.dumps(attributes).encode())
-        self._files.put(key, data, mode="overwrite")
+        self._describe_now(key, attributes)
+        _replace(self._folder / key, data)
+
+    def _describe_now(self, key: str, attributes: "Attributes") -> None:
+        _replace(self._folder / _manifest(key), json.dumps(attributes).encode())
 
     async def _described(self, key: str, attributes: "Attributes") -> "Attributes":
         try:
@@ -127,6 +137,26 @@ class FolderStore(ObjectStore):
 
 def _manifest(key: str) -> str:
     return f"{MANIFESTS}/{key}.json"
+
+
+def _replace(file: Path, data: bytes) -> None:
+    with _unnamed(file, data) as written:
+        written.replace(file)
+
+
+@contextmanager
+def _unnamed(file: Path, data: bytes) -> Iterator[Path]:
+    """A new file with these bytes beside the one that it is to become; gone at the end, whatever happened."""
+    written = file.with_name(f"{file.name}#{secrets.randbits(64)}")
+    try:
+        try:
+            written.write_bytes(data)
+        except FileNotFoundError:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            written.write_bytes(data)
+        yield written
+    finally:
+        written.unlink(missing_ok=True)
 
 
 def _listed(file: Path, folder: Path) -> ListedObject:

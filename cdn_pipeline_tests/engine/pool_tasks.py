@@ -34,6 +34,10 @@ def reverse_and_sign(data: bytes) -> tuple[bytes, int]:
     return data[::-1], os.getpid()
 
 
+def page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 def loaded(module: str) -> bool:
     return module in sys.modules
 

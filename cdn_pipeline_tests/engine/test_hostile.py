@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.fuzz_images import PICTURE, fuzz, mutations, seeds
 from cdn_pipeline.engine.pool import WorkerPool
-from cdn_pipeline.engine.transcoding import Transcoder
+from cdn_pipeline.engine.transcoding import Transcoder, transcoding_pool
 from cdn_pipeline.failures import FailureKind, ImageFailure
 from cdn_pipeline.media.recipes import WEBP_THUMBNAILS
 from cdn_pipeline_tests.media import hostile
@@ -30,7 +30,7 @@ OF_ITS_OWN = {
 
 @pytest.fixture
 def pool() -> Iterator[WorkerPool]:
-    pool = WorkerPool(workers=2, task_seconds=20, modules=["cdn_pipeline.media.transcode"])
+    pool = transcoding_pool(2, task_seconds=20)
     yield pool
     pool.close()
 

@@ -193,7 +193,7 @@ def test_objects_in_s3_carry_their_headers_and_what_a_catalog_can_be_rebuilt_fro
     }
     assert head.metadata == {
         **described,
-        "recipe": "webp_thumbnails/2",
+        "recipe": f"webp_thumbnails/{INSTAGRAM.recipe.version}",
         "size": "512",
         "sha256": row["content_hash_512"],
         "width": str(row["width_512"]),

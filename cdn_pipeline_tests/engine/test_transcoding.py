@@ -1,6 +1,7 @@
 """Admission to the pool: real workers, real pictures."""
 
 import asyncio
+import ctypes
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -10,6 +11,7 @@ from typing import TypeVar
 import pytest
 from PIL import Image
 
+from cdn_pipeline.demo.photographs import make_photograph
 from cdn_pipeline.engine import transcoding
 from cdn_pipeline.engine.pool import WorkerPool
 from cdn_pipeline.engine.transcoding import (
@@ -18,9 +20,11 @@ from cdn_pipeline.engine.transcoding import (
     ORDINARY_MEMORY_BYTES,
     ORDINARY_PIXELS,
     Transcoder,
+    transcoding_pool,
 )
 from cdn_pipeline.failures import FailureKind, ImageFailure
 from cdn_pipeline.media.recipes import WEBP_THUMBNAILS
+from cdn_pipeline.media.transcode import transcode
 from cdn_pipeline_tests.engine import pool_tasks
 from cdn_pipeline_tests.media.pictures import encoded, scene
 
@@ -149,3 +153,22 @@ def test_a_picture_is_to_blame_for_cpu_time_and_not_for_a_slow_machine(
         pool.close()
     assert isinstance(failure, ImageFailure)
     assert failure.kind is kind
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's allocator")
+def test_one_picture_after_the_other_uses_the_same_memory() -> None:
+    photographs = [make_photograph(seed, width=1080, height=1350, quality=80) for seed in range(12)]
+
+    async def page_faults(pool: WorkerPool) -> int:
+        for photograph in photographs[:4]:
+            await pool.run(transcode, photograph, WEBP_THUMBNAILS)
+        before = await pool.run(pool_tasks.page_faults)
+        for photograph in photographs[4:]:
+            await pool.run(transcode, photograph, WEBP_THUMBNAILS)
+        return await pool.run(pool_tasks.page_faults) - before
+
+    pool = transcoding_pool(1, task_seconds=20)
+    try:
+        assert asyncio.run(page_faults(pool)) < 500  # thousands without
+    finally:
+        pool.close()

@@ -1,3 +1,5 @@
+import random
+from collections.abc import Callable
 from io import BytesIO
 
 import pytest
@@ -21,9 +23,13 @@ def whole(image: Image.Image) -> tuple[float, float, float, float]:
     return 0, 0, image.width, image.height
 
 
+def photograph(seed: int) -> Image.Image:
+    return Image.open(BytesIO(make_photograph(seed, width=1080, height=1350, quality=80))).convert("RGB")
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_a_photograph_comes_out_as_pillows_own_lanczos_makes_it(seed: int) -> None:
-    image = Image.open(BytesIO(make_photograph(seed, width=1080, height=1350, quality=80))).convert("RGB")
+    image = photograph(seed)
     sizes = [(410, 512), (205, 256)]
     made = resample(image, whole(image), sizes)
     for size in sizes:
@@ -71,6 +77,34 @@ def test_hard_edges_come_out_as_pillow_makes_them() -> None:
     made = resample(image, whole(image), sizes)
     for size in sizes:
         assert decibels(made[size], by_pillow(image, size)) > NEAR
+
+
+def halftone() -> Image.Image:
+    """Black and white pixels at random: where most overshoots, and little is clipped."""
+    noise = Image.frombytes("L", (1080, 1080), random.Random(1).randbytes(1080 * 1080))
+    return noise.point(lambda value: 255 * (value > 127)).convert("RGB")
+
+
+@pytest.mark.parametrize("picture", [drawing, halftone])
+def test_a_size_is_not_made_from_a_larger_one_that_was_clipped(picture: Callable[[], Image.Image]) -> None:
+    image = picture()
+    height = 512 * image.height // image.width
+    alone = resample(image, whole(image), [(256, height // 2)])
+    both = resample(image, whole(image), [(512, height), (256, height // 2)])
+    assert both[256, height // 2].tobytes() == alone[256, height // 2].tobytes()
+
+
+def test_a_photographs_smaller_size_is_made_from_the_larger_one() -> None:
+    image = photograph(1)
+    larger = resample(image, whole(image), [(410, 512)])[410, 512]
+    both = resample(image, whole(image), [(410, 512), (205, 256)])
+    assert both[205, 256].tobytes() == resample(larger, whole(larger), [(205, 256)])[205, 256].tobytes()
+
+
+def test_sizes_that_differ_little_are_each_made_from_all_pixels() -> None:
+    image = photograph(1)
+    both = resample(image, whole(image), [(410, 512), (256, 320)])
+    assert both[256, 320].tobytes() == resample(image, whole(image), [(256, 320)])[256, 320].tobytes()
 
 
 def test_thin_pictures_are_pillows() -> None:
