@@ -4,7 +4,8 @@
 
 One embedded Postgres with a database for each size, which holds the catalog and the source rows that it came from. The
 work is the same in each: as many jobs are due, as many ended in the hour that is counted, about as many rows are seen
-again. Operations are the project's own functions, and are measured one after the other, over all catalogs in turn.
+again. Operations are the project's own functions, and are measured one after the other, over all catalogs in turn. The
+server's buffers hold all three, as far as half of the machine's memory goes; `--buffers 256MB` is the embedded default.
 `--images 10000000` takes an hour to fill and 45 GB of disk.
 """
 
@@ -23,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import sqlalchemy as sa
 
 from benchmarks.big_catalog import IMAGES_PER_PROFILE, end_within, fill, fill_source, profile_id, sign_again
@@ -58,6 +60,7 @@ LOOK_UPS = 50  # in a round, each of one profile
 MANY_PROFILES = 100
 JOBS_OF_THE_HOUR = 2_000
 ROWS_SEEN_AGAIN = 15_625  # a shard of a million images; a smaller catalog shows as many in more shards
+_BYTES_PER_IMAGE = 5_000  # catalog and source rows, with indexes
 REPEATS = 5  # of anything else that repeats as it is
 
 # When this began; an hour earlier than the last, which may not have settled.
@@ -256,22 +259,30 @@ def _figures(name: str, by_size: Mapping[int, Sequence[float]], goal: float | No
     ]
 
 
-def run(images: int, rounds: int) -> None:
+def room_for(images: int) -> str:
+    """Postgres's buffers for catalogs of so many images altogether, as far as half of the memory goes."""
+    wanted = images * _BYTES_PER_IMAGE
+    return f"{min(wanted, psutil.virtual_memory().total // 2) >> 20}MB"
+
+
+def run(images: int, rounds: int, buffers: str | None) -> None:
     """Makes the catalogs, measures, and keeps the section."""
+    buffers = buffers or room_for(sum((*SIZES, images)))
     with tempfile.TemporaryDirectory(prefix="cdn-pipeline-growth-") as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o755)
-        server = stack.enter_context(EmbeddedPostgres(folder / "postgres"))
+        server = stack.enter_context(EmbeddedPostgres(folder / "postgres", shared_buffers=buffers))
         catalogs = [stack.enter_context(opened(server, size)) for size in (*SIZES, images)]
         figures = measure(catalogs, rounds)
     keep(
         Section(
             name="growth",
             title="Growth with the catalog",
-            command=f".venv/bin/python -m benchmarks.growth --images {images} --rounds {rounds}",
+            command=f".venv/bin/python -m benchmarks.growth --images {images} --rounds {rounds} --buffers {buffers}",
             figures=figures,
             notes=[
-                "The work is the same in each catalog: what is due, what ended in the hour, how many rows are seen.",
+                "The work is the same in each catalog: what is due, what ended in the hour, how many rows are seen. "
+                f"Postgres has {buffers} of buffers.",
                 "An old hour reads whatever was finished since it began, because that may have been open in it.",
             ],
         )
@@ -282,5 +293,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1_000_000, help="of the largest catalog")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--buffers", help="of Postgres, such as 256MB; by default, room for all catalogs")
     arguments = parser.parse_args()
-    run(arguments.images, arguments.rounds)
+    run(arguments.images, arguments.rounds, arguments.buffers)

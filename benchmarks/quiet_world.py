@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import Self
+from zlib import crc32
 
 import psutil
 import sqlalchemy as sa
@@ -87,12 +87,11 @@ def _cpu_of(processes: Sequence[psutil.Process]) -> float:
 
 
 class Origin:
-    """Answers every path with a photograph of 1080 px of its own, and counts."""
+    """Answers every path with a photograph of 1080 px of its own, but those that were renamed with the same; counts."""
 
     def __init__(self) -> None:
         self.downloads = 0
-        bodies = (make_photograph(seed, width=1080, height=1080, quality=80) for seed in range(64))
-        self._bodies = cycle(list(bodies))
+        self._bodies = [make_photograph(seed, width=1080, height=1080, quality=80) for seed in range(64)]
 
     def application(self) -> web.Application:
         """As an aiohttp application."""
@@ -102,8 +101,10 @@ class Origin:
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.downloads += 1
+        picture = request.path.replace("_r", "_n").encode()
         # What follows the end of a JPEG makes it another one; decoders stop before it.
-        return web.Response(body=next(self._bodies) + request.path.encode(), content_type="image/jpeg")
+        body = self._bodies[crc32(picture) % len(self._bodies)] + picture
+        return web.Response(body=body, content_type="image/jpeg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class Night:
     observing_cpu: float  # from the start of the run until the last row was read and compared
     fresh: int  # images of which the catalog has a fresher URL now
     jobs: int  # that were opened
+    encoded: int  # by them
     downloads: int
 
     @property
@@ -153,11 +155,16 @@ class World:
                 file.parent.mkdir(parents=True)
                 file.write_bytes(RENDITION)
 
-    def sign_again(self, *, replaced_percent: int = 0) -> None:
-        """Gives every row fresh URLs, and of some another picture."""
+    def sign_again(self, *, replaced_percent: int = 0, renamed_percent: int = 0) -> None:
+        """Gives every row fresh URLs, some of them of another picture.
+
+        To be renamed is to be the picture that was put there before, under another name.
+        """
+        old, new = ("_n_n.jpg", "_r_n.jpg") if renamed_percent else ("_n.jpg", "_n_n.jpg")
+        values = {"percent": replaced_percent or renamed_percent, "old": old, "new": new}
         with self.source.begin() as connection:
             for update in (_SIGN_PROFILES, _SIGN_POSTS):
-                connection.execute(update, {"replaced": replaced_percent})
+                connection.execute(update, values)
 
     def night(self, last_shard: str = SHARDS[-1]) -> Night:
         """Runs the nightly job from the first shard to this one; exits if it fails.
@@ -168,7 +175,8 @@ class World:
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 connection.execute(sa.text("VACUUM ANALYZE"))
                 connection.execute(sa.text("CHECKPOINT"))
-        downloads, jobs, expiry = self.origin.downloads, self._count(_JOBS), self._count(_LATEST_EXPIRY)
+        downloads, jobs, encoded = self.origin.downloads, self._count(_JOBS), self._count(_ENCODED)
+        expiry = self._count(_LATEST_EXPIRY)
         with Meter(self.postgres) as meter:
             watched = run_job(self.var, job="nightly_freshness", last=last_shard)
         if watched.exit_status != 0:
@@ -180,6 +188,7 @@ class World:
             observing_cpu=meter.cpu(until=self._count(_SCANNED_AT)),
             fresh=round(self._count(_FRESHER, expiry=expiry)),
             jobs=round(self._count(_JOBS) - jobs),
+            encoded=round(self._count(_ENCODED) - encoded),
             downloads=self.origin.downloads - downloads,
         )
 
@@ -216,6 +225,7 @@ def world(folder: Path) -> Iterator[tuple[World, str]]:
 
 
 _JOBS = "SELECT count(*) FROM cdn_image_jobs"
+_ENCODED = "SELECT count(DISTINCT original_sha256) FROM cdn_image_renditions"
 _SCANNED_AT = "SELECT extract(epoch FROM max(fully_scanned_at)) FROM cdn_source_watermarks"
 _LATEST_EXPIRY = "SELECT extract(epoch FROM max(url_expires_at)) FROM cdn_image_assets"
 _FRESHER = "SELECT count(*) FROM cdn_image_assets WHERE extract(epoch FROM url_expires_at) > :expiry"
@@ -239,10 +249,10 @@ _FUNCTIONS = [
                           || '&_nc_ht=scontent-fra5-2.cdninstagram.com&_nc_cat=104')
         $$"""),
     sa.text("""
-        CREATE FUNCTION signed_again(url text, id uuid, replaced_percent int) RETURNS text LANGUAGE sql AS $$
+        CREATE FUNCTION signed_again(url text, id uuid, percent int, old text, new text) RETURNS text LANGUAGE sql AS $$
             SELECT signed(split_part(
-                CASE WHEN ('x' || right(id::text, 4))::bit(16)::int % 100 < replaced_percent
-                THEN replace(url, '_n.jpg', '_n_n.jpg') ELSE url END, '&_nc_ohc=', 1))
+                CASE WHEN ('x' || right(id::text, 4))::bit(16)::int % 100 < percent
+                THEN replace(url, old, new) ELSE url END, '&_nc_ohc=', 1))
         $$"""),
 ]
 
@@ -264,13 +274,13 @@ _POSTS = sa.text("""
 """)
 
 _SIGN_PROFILES = sa.text("""
-    UPDATE profiles SET updated_at = now(), profile_pic_url = signed_again(profile_pic_url, id, :replaced),
-                        profile_pic_url_hd = signed_again(profile_pic_url_hd, id, :replaced)
+    UPDATE profiles SET updated_at = now(), profile_pic_url = signed_again(profile_pic_url, id, :percent, :old, :new),
+                        profile_pic_url_hd = signed_again(profile_pic_url_hd, id, :percent, :old, :new)
 """)
 
 _SIGN_POSTS = sa.text("""
-    UPDATE posts SET updated_at = now(), display_url = signed_again(display_url, id, :replaced),
-                     thumbnail_src = signed_again(thumbnail_src, id, :replaced)
+    UPDATE posts SET updated_at = now(), display_url = signed_again(display_url, id, :percent, :old, :new),
+                     thumbnail_src = signed_again(thumbnail_src, id, :percent, :old, :new)
 """)
 
 _COMPLETE_IMAGES = sa.text("""

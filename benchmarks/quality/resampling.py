@@ -1,4 +1,4 @@
-"""Resamplers: Pillow's Lanczos, which renditions are made with, and libvips'."""
+"""Resamplers: Pillow's Lanczos, libvips', and what recipes make of them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from cdn_pipeline.demo.photographs import make_photograph
 from cdn_pipeline.failures import ImageFailure
 from cdn_pipeline.media.decode import Decoded, decode
 from cdn_pipeline.media.recipes import WEBP_THUMBNAILS
+from cdn_pipeline.media.resample import resample
 from cdn_pipeline.media.transcode import fit_inside
 
 Sizes = dict[str, tuple[int, int]]
@@ -100,9 +101,19 @@ def _from_vips(pixels: pyvips.Image, mode: str, wanted: str) -> Image.Image:
     return image if mode == wanted else image.convert(wanted)
 
 
-_NEAREST = "libvips, rows first"
-_VIPS = {"libvips, columns first": Vips(), _NEAREST: Vips(rows_first=True)}
-_WAYS_OF_GROUP = {
+def as_recipes_do(picture: Decoded, sizes: Sizes) -> dict[str, Image.Image]:
+    """The pipeline's own: libvips, rows first, a size from the one before it where that serves; else Pillow."""
+    made = resample(picture.image, picture.box, set(sizes.values()))
+    return {name: made[sides] for name, sides in sizes.items()}
+
+
+_OURS = "the recipes' resampler"
+_VIPS: dict[str, Resampler] = {
+    _OURS: as_recipes_do,
+    "libvips, columns first": Vips(),
+    "libvips, rows first": Vips(rows_first=True),
+}
+_WAYS_OF_GROUP: dict[str, dict[str, Resampler]] = {
     "photographs": {
         "libvips, averaging first (its default gap of 2)": Vips(gap=2.0),
         "libvips, linear light instead of sRGB values": Vips(linear_light=True),
@@ -120,7 +131,7 @@ def _cpu_figures_of(width: int, height: int, rounds: int) -> Iterator[Figure]:
     pictures = [
         _decoded(make_photograph(seed, width=width, height=height, quality=85)) for seed in range(_PICTURES_A_SOURCE)
     ]
-    resamplers: dict[str, Resampler] = {"Pillow": with_pillow, **_VIPS}
+    resamplers = {"Pillow": with_pillow, **_VIPS}
     seconds = {name: [0.0] * rounds for name in resamplers}
     for number in range(rounds):
         for picture in pictures:
@@ -137,9 +148,9 @@ def psnr_figures(pictures: Iterable[Picture]) -> list[Figure]:
     for picture in pictures:
         for group, value in _psnrs(picture):
             found.setdefault(group, []).append((value, picture.name))
-    nearest = min(min(values) for (way, group), values in found.items() if way == _NEAREST and group != _SLIVERS)
+    lowest = min(min(values) for (way, _), values in found.items() if way == _OURS)
     return [
-        Figure(f"{_NEAREST}, lowest PSNR of all but {_SLIVERS}", nearest[:1], "dB", 1, at_least=LEAST_DB),
+        Figure(f"{_OURS}, lowest PSNR of all pictures", lowest[:1], "dB", 1, at_least=LEAST_DB),
         *(
             Figure(f"{way}: PSNR of {group} (lowest: {min(values)[1]})", tuple(value for value, _ in values), "dB", 1)
             for (way, group), values in sorted(found.items())

@@ -35,8 +35,6 @@ _SETTINGS = {
     "listen_addresses": "",
     "port": "5432",  # names the socket only
     "max_connections": "100",
-    # A catalog of 60,000 images whole. Memory counts once it is used: at 1,000 images that is 5 MB more than with 64.
-    "shared_buffers": "256MB",
     # Whoever wants pages reads them. The 2,600 of 100 profiles among a million images take 25 to 45 ms so, and 50 if
     # Postgres hands them to its three I/O workers, on two busy cores.
     "io_method": "sync",
@@ -45,6 +43,8 @@ _SETTINGS = {
     "log_checkpoints": "off",  # else an idle server writes a line every five minutes
     "cluster_name": "cdn_pipeline",
 }
+# A catalog of 60,000 images whole. Memory counts once it is used: at 1,000 images that is 5 MB more than with 64.
+_BUFFERS = "256MB"
 _START_SECONDS = 1_000_000  # as long as it takes: crash recovery reads all WAL since the last checkpoint
 _STOP_SECONDS = 60.0
 _POLL_SECONDS = 0.02
@@ -60,8 +60,10 @@ class EmbeddedPostgres:
     root's helper account cannot reach it, data and socket are under /var/lib/cdn_pipeline instead, and a note says so.
     """
 
-    def __init__(self, data_root: Path) -> None:
+    def __init__(self, data_root: Path, *, shared_buffers: str = _BUFFERS) -> None:
+        """`shared_buffers` is Postgres's own, of the server that this handle may have to start."""
         self.data_root = data_root.resolve()
+        self._shared_buffers = shared_buffers
         self._users: _FileLock | None = None
         self._home: PostgresHome | None = None
 
@@ -80,7 +82,7 @@ class EmbeddedPostgres:
                     self._users = _FileLock(self.data_root / "users.lock", fcntl.LOCK_SH)
                 self._home = PostgresHome.of(self.data_root)
                 self._home.settle()
-                _ensure_running(self._home)
+                _ensure_running(self._home, self._shared_buffers)
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
@@ -192,7 +194,7 @@ def _close_inherited_locks() -> None:
 os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
-def _ensure_running(home: PostgresHome) -> None:
+def _ensure_running(home: PostgresHome, shared_buffers: str) -> None:
     """Returns when the server answers; for the holder of the start lock.
 
     As long as any process of the server lives, the data are its own: it may be recovering from a crash, or be a child
@@ -201,7 +203,7 @@ def _ensure_running(home: PostgresHome) -> None:
     progress = Progress()
     while (answer := pq.PGconn.ping(_conninfo(home).encode())) != pq.Ping.OK:
         if answer != pq.Ping.REJECT and not _server_processes(home):
-            _launch(home)
+            _launch(home, shared_buffers)
             continue
         if progress.is_due():
             logger.warning(
@@ -210,7 +212,7 @@ def _ensure_running(home: PostgresHome) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _launch(home: PostgresHome) -> None:
+def _launch(home: PostgresHome, shared_buffers: str) -> None:
     """Starts a server where none lives.
 
     Postgres itself would refuse to when a pid in these files is garbage, or belongs to somebody else by now.
@@ -219,7 +221,8 @@ def _launch(home: PostgresHome) -> None:
     for stale in (home.data / "postmaster.pid", socket, socket.with_name(f"{SOCKET_NAME}.lock")):
         stale.unlink(missing_ok=True)
     home.prepare()
-    settings = _SETTINGS | {"unix_socket_directories": '"{}"'.format(str(home.socket_folder).replace('"', '""'))}
+    folder = '"{}"'.format(str(home.socket_folder).replace('"', '""'))
+    settings = _SETTINGS | {"shared_buffers": shared_buffers, "unix_socket_directories": folder}
     options = shlex.join(part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
     # relative paths, because pg_ctl puts them into a shell command: a `$` in an absolute one would be expanded
     home.run(
