@@ -5,9 +5,9 @@
 Photographs of 1080 px from the demo's origin (a process of its own, no faults, pictures made beforehand); the Dagster
 job over a range of shards; originals and both renditions stored in folders; catalog on the embedded Postgres. The bare
 codec is the recipe's `transcode` on the same bytes from memory, in as many processes as there are cores, prepared as
-the pipeline's workers are; and plain Pillow's calls with the same settings, in processes as they come. Rounds are
-interleaved: codec, run, codec; a run is compared with the mean of the codec before and after it, so that a noisy
-machine hits both sides.
+the pipeline's workers are; and plain Pillow's calls with the same settings, in processes as they come. They take turns,
+codec, run, codec, run, codec; a run is compared with the mean of the codec before and after it, so that a noisy machine
+hits both sides.
 """
 
 import argparse
@@ -195,14 +195,15 @@ class Rounds:
     runs: list[EndToEnd] = field(default_factory=list)
     recipe: list[float] = field(default_factory=list)
     plain: list[float] = field(default_factory=list)
+    _latest: list[float] = field(default_factory=list)  # both codecs alone, as they were after the last run
 
     def add(self, place: World, ours: ProcessPoolExecutor, plain: ProcessPoolExecutor) -> None:
         """One round."""
         codecs = ((ours, with_recipe), (plain, with_plain_pillow))
-        before = [bare(pool, codec, self.originals) for pool, codec in codecs]
+        before = self._latest or [bare(pool, codec, self.originals) for pool, codec in codecs]
         self.runs.append(place.run_from_nothing())
-        after = [bare(pool, codec, self.originals) for pool, codec in codecs]
-        for rates, pair in zip((self.recipe, self.plain), zip(before, after, strict=True), strict=True):
+        self._latest = [bare(pool, codec, self.originals) for pool, codec in codecs]
+        for rates, pair in zip((self.recipe, self.plain), zip(before, self._latest, strict=True), strict=True):
             rates.append(statistics.harmonic_mean(pair))
 
 
