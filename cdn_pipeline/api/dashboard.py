@@ -2,9 +2,9 @@
 
 from pydantic import BaseModel, Field
 
-from cdn_pipeline.api.measured import percent
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.observe.figures import ErrorCount
+from cdn_pipeline.observe.shares import percent
 from cdn_pipeline.observe.vitals import Vitals
 
 _SHOWN_ERRORS = 10

@@ -9,11 +9,12 @@ from fastapi import APIRouter, HTTPException, Response
 from pydantic import BaseModel, Field
 
 from cdn_pipeline.api.caching import NEVER_CACHED
-from cdn_pipeline.api.measured import VERSION, Check, Measured, percent, worst_of
+from cdn_pipeline.api.measured import VERSION, Check, Measured, worst_of
 from cdn_pipeline.api.problems import documented
 from cdn_pipeline.api.serving import Served
 from cdn_pipeline.observe.health import Health, PartName
 from cdn_pipeline.observe.parts import Part, parts, whole
+from cdn_pipeline.observe.shares import percent
 from cdn_pipeline.observe.vitals import Vitals
 
 router = APIRouter(tags=["health"], dependencies=NEVER_CACHED)

@@ -1,8 +1,7 @@
 """Routes that tell how things are: the vitals as a parameter, and the words that all documents share."""
 
-import math
 from importlib.metadata import version
-from typing import Annotated, overload
+from typing import Annotated
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
@@ -54,14 +53,3 @@ def worst_of(found: tuple[Part, ...], *names: PartName) -> Check:
         first=worst.first if worst and worst.first else None,
         runbook=f"{RUNBOOK}#{worst.section}" if worst and worst.first else None,
     )
-
-
-@overload
-def percent(share: float) -> float: ...
-@overload
-def percent(share: float | None) -> float | None: ...
-def percent(share: float | None) -> float | None:
-    """0 to 1 as 0 to 100, with one decimal; rounded down, so that nothing looks whole that is not."""
-    if share is None:
-        return None
-    return math.floor(round(1000 * share, 9)) / 10  # 1000 * 0.57 is a little less than 570

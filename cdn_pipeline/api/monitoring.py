@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from cdn_pipeline.api.caching import NEVER_CACHED
 from cdn_pipeline.api.dashboard import Dashboard, dashboard
 from cdn_pipeline.api.health import answer, documented_unhealthy
-from cdn_pipeline.api.measured import VERSION, Check, Measured, percent, worst_of
+from cdn_pipeline.api.measured import VERSION, Check, Measured, worst_of
 from cdn_pipeline.api.problems import documented
 from cdn_pipeline.api.queue_status import ProcessingStatus, QueueStatus, processing_status, queue_status
 from cdn_pipeline.api.serving import Served
@@ -18,6 +18,7 @@ from cdn_pipeline.observe.health import Health, PartName
 from cdn_pipeline.observe.history import history
 from cdn_pipeline.observe.overview import Overview
 from cdn_pipeline.observe.parts import Part, parts, whole
+from cdn_pipeline.observe.shares import percent
 from cdn_pipeline.observe.vitals import Vitals
 
 router = APIRouter(prefix="/api/v1/cdn", tags=["monitoring"], dependencies=NEVER_CACHED)

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, Field
 
-from cdn_pipeline.api.measured import percent
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.observe.overview import Overview, QueueLine
+from cdn_pipeline.observe.shares import percent
 from cdn_pipeline.observe.vitals import Vitals
 from cdn_pipeline.queue.states import ImageStatus
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from cdn_pipeline.api.measured import percent
 from cdn_pipeline.failures import FailureKind
 from cdn_pipeline.observe.health import Health
 from cdn_pipeline.observe.history import History, Totals, Trend
 from cdn_pipeline.observe.parts import RUNBOOK, Part
+from cdn_pipeline.observe.shares import percent
 from cdn_pipeline.observe.stats import HourStats
 
 _SHARE_THAT_STANDS_OUT = 0.02  # of the jobs of the period, by one kind of failure

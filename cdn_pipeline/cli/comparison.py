@@ -22,7 +22,7 @@ from cdn_pipeline.settings import Settings
 
 
 def compare_cdn(settings: Settings, console: Console, *, sample_size: int, metric: Metric, file: Path | None) -> bool:
-    """Compares a sample, and writes a report if there is a file for it; returns whether anything is published."""
+    """Compares a sample, and writes a report if there is a file for it; returns whether the CDN answered at all."""
     if file is not None:
         require_format(file)  # before thousands of requests
     with open_catalog(settings) as engine:
@@ -40,7 +40,7 @@ def compare_cdn(settings: Settings, console: Console, *, sample_size: int, metri
         report.write(file)
         console.print()
         console.print(as_text(f"Written to {file}, with the plot." if compared else f"Written to {file}."))
-    return True
+    return not figures.cdn.is_silent
 
 
 async def _ask(settings: Settings, engine: sa.Engine, console: Console, sample: Sample) -> Sequence[Compared]:

@@ -30,7 +30,8 @@ def compare(
     """Compare the CDN with the legacy source URLs: availability, milliseconds to the first byte, bytes.
 
     Sources are asked at the rate that all runs share (Instagram: 5 requests a second and host, two for a picture), so
-    1,000 pictures of one host take seven minutes. What has expired is not asked for. Exit status 1: nothing published.
+    1,000 pictures of one host take seven minutes. What has expired is not asked for. Exit status 1: nothing is
+    published, or the CDN never answered.
     """
     from cdn_pipeline.cli.comparison import compare_cdn
 

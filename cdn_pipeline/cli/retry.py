@@ -102,7 +102,7 @@ def _print(
 
 
 def _table(found: Sequence[RetriedImage]) -> Table:
-    table = new_table("image", "what", "shard", "had failed with", "now")
+    table = new_table("image", "what", "shard", "had failed with", "now", whole=["image"])
     for image in found[:_SHOWN]:
         add_row(table, str(image.image_id), image.source_type, image.shard, image.failure, _WORDS[image.answer])
     return table

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -37,12 +37,13 @@ def print_lines(console: Console, lines: Iterable[str]) -> None:
         console.print(as_text(" " * _INDENT + line), soft_wrap=True)
 
 
-def new_table(*columns: str, numbers: Sequence[str] = ()) -> Table:
-    """A table without lines; the columns named in `numbers` are aligned to the right."""
+def new_table(*columns: str, numbers: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
+    """A table without lines; the columns named in `numbers` are aligned to the right, those in `whole` never wrap."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("", width=_INDENT - 2)
     for column in columns:
-        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        justify: JustifyMethod = "right" if column in numbers else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column in whole)
     return table
 
 

@@ -15,6 +15,7 @@ from cdn_pipeline.collections import INSTAGRAM, SHARD_COUNT
 from cdn_pipeline.observe.health import CheckUp, Health, check_up
 from cdn_pipeline.observe.overview import FreshUrls, Overview, look_over
 from cdn_pipeline.observe.refreshes import Refreshes
+from cdn_pipeline.observe.shares import in_percent
 from cdn_pipeline.observe.snapshot import snapshot
 from cdn_pipeline.observe.thresholds import LOST_LATELY
 from cdn_pipeline.observe.times import clock, distance, span
@@ -79,7 +80,7 @@ def _facts(
     most_first = sorted(images.by_status.items(), key=lambda item: -item[1])
     counts = ", ".join(f"{count:,} {status}" for status, count in most_first if count)
     yield "images", f"{images.total:,}{f': {counts}' if counts else ''}"
-    yield "published", f"{images.published:,} ({images.published_share:.1%})"
+    yield "published", f"{images.published:,} ({in_percent(images.published_share)})"
     yield "on our watch", _watch(overview)
     yield "deadlines", overview.feasibility.words
     last_day = overview.last_day
@@ -195,7 +196,7 @@ def _print_hours(console: Console, overview: Overview) -> None:
     columns = ("hour (UTC)", "processed", "failed", "success", "images/s", "peak queue", "utilization")
     table = new_table(*columns, numbers=columns[1:])
     for line in overview.hours:
-        success = f"{line.success_rate:.1%}" if line.success_rate is not None else None
+        success = in_percent(line.success_rate) if line.success_rate is not None else None
         speed, utilization = f"{line.jobs_per_second:.1f}", f"{line.worker_utilization_percent}%"
         hour = f"{line.start:%m-%d %H:%M}"
         add_row(table, hour, line.jobs_processed, line.jobs_failed, success, speed, line.peak_queue_depth, utilization)

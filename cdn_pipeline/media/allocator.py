@@ -13,8 +13,8 @@ _MAPPED_FROM_BYTES = 32 << 20  # the most that glibc takes: blocks of at least t
 def keep_freed_memory() -> None:
     """What one picture frees stays for the next one.
 
-    glibc returns it to the kernel, which clears it again page by page: 2,000 to 3,800 page faults and 4 to 7 ms of CPU
-    per picture of 1080 px, of 78. Peak memory is the same. Nothing happens where the C library has no such setting.
+    glibc returns it to the kernel, which clears it again page by page: 2,000 to 3,800 page faults and 2 to 7 ms of CPU
+    per picture of 1080 px, of 75. Peak memory is the same. Nothing happens where the C library has no such setting.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

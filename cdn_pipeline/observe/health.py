@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from cdn_pipeline.observe.feasibility import Feasibility
 from cdn_pipeline.observe.overview import Overview
+from cdn_pipeline.observe.shares import in_percent
 from cdn_pipeline.observe.thresholds import (
     Judgement,
     judge_breakers,
@@ -105,7 +106,7 @@ def _all_is_well(overview: Overview) -> str:
     if not overview.images.total:
         return "no image is known yet; a run of `publish_images` reads the source rows"
     work = f"{overview.depth} in the queue" if overview.depth else "nothing left to do"
-    return f"{overview.images.published_share:.1%} of {overview.images.total} images are published, {work}"
+    return f"{in_percent(overview.images.published_share)} of {overview.images.total} images are published, {work}"
 
 
 def judge(overview: Overview) -> Iterator[Judged]:

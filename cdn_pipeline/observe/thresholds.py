@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from cdn_pipeline.observe.shares import in_percent
 from cdn_pipeline.observe.times import span
 
 SUCCESS_RATE_WARNING = 0.95
@@ -69,7 +70,7 @@ def _judge_rate(completed: int, failed: int, *, warning: float, error: float) ->
     if judged == 0:
         return Judgement(True, False, "no image to judge")
     rate = completed / judged
-    words = f"{completed} of {judged} images completed ({rate:.1%})"
+    words = f"{completed} of {judged} images completed ({in_percent(rate)})"
     if judged < MINIMUM_SAMPLE:
         return Judgement(True, False, f"{words}; fewer than {MINIMUM_SAMPLE} are not judged")
     if rate < error:
@@ -111,7 +112,7 @@ def judge_first_bytes(share_in_time: float | None, probed: int) -> Judgement:
     """Judges the share of published URLs that answered within `FIRST_BYTE_MS`, of so many; None: none was timed."""
     if share_in_time is None:
         return Judgement(True, False, "no published URL was timed")
-    words = f"{share_in_time:.1%} of {probed} URLs answer within {FIRST_BYTE_MS} ms"
+    words = f"{in_percent(share_in_time)} of {probed} URLs answer within {FIRST_BYTE_MS} ms"
     if probed < MINIMUM_PROBES:
         return Judgement(True, False, f"{words}; fewer than {MINIMUM_PROBES} are not judged")
     passed = share_in_time >= FIRST_BYTE_SHARE
@@ -268,7 +269,7 @@ def judge_cache_hits(ratio: float | None) -> Judgement:
     """Judges the share of requests that the CDN answered from its cache; None: nobody can tell."""
     if ratio is None:
         return Judgement(True, False, "Cloudflare's figures are not configured")
-    words = f"the CDN's cache answers {ratio:.1%} of the requests"
+    words = f"the CDN's cache answers {in_percent(ratio)} of the requests"
     passed = ratio >= CACHE_HIT_RATIO_INFO
     return Judgement(passed, False, words if passed else f"{words}, fewer than {CACHE_HIT_RATIO_INFO:.0%}")
 

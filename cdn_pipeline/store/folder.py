@@ -34,7 +34,7 @@ class FolderStore(ObjectStore):
     manifest), so no reader sees half a file; a killed writer leaves the temporary file, which `delete` removes.
 
     A put that is verified is done with plain files in one hop to a thread: `LocalStore` hops to a thread of its own and
-    back for each of its three calls, which costs 2 ms of CPU per image more.
+    back for each of its three calls, which costs 0.1 ms of CPU more, of 0.5.
     """
 
     def __init__(self, folder: Path, url: str) -> None:

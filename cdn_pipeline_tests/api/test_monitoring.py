@@ -5,11 +5,8 @@ from datetime import UTC, timedelta
 import httpx
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
-from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from cdn_pipeline.api.measured import percent
 from cdn_pipeline.catalog.sessions import catalog_time
 from cdn_pipeline.collections import INSTAGRAM
 from cdn_pipeline.failures import FailureKind
@@ -165,12 +162,6 @@ def test_a_kind_of_failure_that_only_another_version_knows_is_told_by_its_name(
     assert [job["kind"] for job in page["jobs"]] == ["retired_kind"]
     assert page["advice"] == {}
     assert 'kind="retired_kind"' in client.get("/metrics").text
-
-
-@given(part=st.integers(0, 100_000), whole=st.integers(1, 100_000))
-def test_percentages_are_rounded_down_exactly(part: int, whole: int) -> None:
-    part = min(part, whole)
-    assert percent(part / whole) == 1000 * part // whole / 10
 
 
 @pytest.mark.parametrize("hours", ["0", "2161", "x"])

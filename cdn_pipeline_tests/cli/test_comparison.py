@@ -111,7 +111,9 @@ def test_a_cdn_that_does_not_answer_at_all_is_named_with_its_base_url_and_what_s
 ) -> None:
     monkeypatch.setenv("CDN_BASE_URL", "http://127.0.0.1:9")
     connection.execute(sa.text("UPDATE cdn_delivery SET base_url = 'http://127.0.0.1:9'"))
-    told = " ".join(invoke("compare", "--sample-size", "2", "--report", "report.md").output.split())
+    result = invoke("compare", "--sample-size", "2", "--report", "report.md")
+    assert result.exit_code == 1
+    told = " ".join(result.output.split())
     hint = (
         "No answer from any URL of the CDN: is it running at http://127.0.0.1:9 (`make dev` or `make serve` starts it)?"
     )

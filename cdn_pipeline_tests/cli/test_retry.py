@@ -78,6 +78,12 @@ def test_a_named_image_is_due_again_and_the_next_step_is_told(invoke: Invoke, co
     assert (job.asset_id, job.job_type, job.priority) == (image_id, JobType.RETRY, 2)
 
 
+def test_an_id_is_whole_in_80_columns(invoke: Invoke, connection: sa.Connection) -> None:
+    image = gone(connection)
+    output = invoke("retry", str(image), columns=80).output
+    assert any(str(image) in line and len(line) <= 80 for line in output.splitlines())
+
+
 def test_anything_that_names_images_will_do(invoke: Invoke, connection: sa.Connection) -> None:
     gone(connection, "1")
     gone(connection, "2")

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from markupsafe import Markup, escape
 
-from cdn_pipeline.api.measured import percent
+from cdn_pipeline.observe.shares import percent
 from cdn_pipeline.observe.times import clock, distance, span
 from cdn_pipeline.sources.instagram import rank_in_words
 
