@@ -12,6 +12,7 @@ from benchmarks.quality.encoding import QUALITY, Rendition
 from benchmarks.quality.pictures import Picture, hard_cases, photographs
 from benchmarks.quality.plot import draw
 from benchmarks.report import Section, keep
+from cdn_pipeline.media.allocator import keep_freed_memory
 
 _PLOT = Path(__file__).parents[2] / "docs" / "images" / "quality.png"
 _TOOLS = ("pyvips-binary", "ssimulacra2", "scikit-image")
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="decides which photographs")
     options = parser.parse_args()
     command = f".venv/bin/python -m benchmarks.quality --pictures {options.pictures} --rounds {options.rounds}"
+    keep_freed_memory()  # as in the workers
     pictures = photographs(options.pictures, options.seed)
     keep(_resamplers(pictures, options.rounds, command))
     renditions = encoding.drawn(pictures)

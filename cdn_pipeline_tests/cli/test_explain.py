@@ -64,7 +64,7 @@ def test_a_published_image_tells_everything_about_itself(invoke: Invoke, connect
         "the present picture",
         "ingest, priority 4, 1 attempt",
         f"run {RUN.run_id} on {RUN.worker_id}",
-        "webp_thumbnails v2",
+        "webp_thumbnails v3",
         *(f"http://127.0.0.1:8000{path}" for path in paths("x")),
         ": nothing to do.",
     ):

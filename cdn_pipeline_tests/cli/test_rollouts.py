@@ -41,7 +41,7 @@ def test_without_a_recipe_it_shows_how_far_rollouts_are_and_which_recipes_there_
     assert "webp_thumbnails" in before
     invoke("rollout", AVIF)
     words = invoke("rollout").output.split()
-    assert words[words.index(AVIF) :][:9] == [AVIF, "v2", "rolling", "out", "0", "3", "0", "0", "3"]
+    assert words[words.index(AVIF) :][:9] == [AVIF, "v3", "rolling", "out", "0", "3", "0", "0", "3"]
 
 
 def test_it_can_be_paused_and_resumed(invoke: Invoke, connection: sa.Connection) -> None:

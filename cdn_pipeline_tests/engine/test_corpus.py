@@ -133,7 +133,9 @@ def on_gray(image: Image.Image) -> Image.Image:
 
 
 def resampled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return resample(image, (0, 0, *image.size), [size])[size]
+    """One size, made beside the others: it may be made from a larger one."""
+    sizes = {fit_inside(*image.size, each.width, each.height) for each in WEBP_THUMBNAILS.sizes}
+    return resample(image, (0, 0, *image.size), sizes)[size]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of odd files
