@@ -1,7 +1,7 @@
 """Resampling: decoded pixels in, smaller pictures out, by Lanczos on sRGB values.
 
-libvips does it in half of Pillow's CPU time (1080x1350 to both sizes, copy of the pixels included), with SIMD, at least
-48 dB from it on photographs and drawings (`benchmarks.quality`). It gets pixels only, never a file: no decoder of
+libvips does it in about half of Pillow's CPU time (1080x1350 to both sizes, copy of the pixels included), with SIMD, at
+least 48 dB from it on photographs and drawings (`benchmarks.quality`). It gets pixels only, never a file: no decoder of
 its own runs. Pillow does what libvips has no call or no room for, and what is too thin for 45 dB.
 """
 

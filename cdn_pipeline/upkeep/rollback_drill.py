@@ -108,11 +108,12 @@ class RollbackDrill:
                 )
             words = f"{len(on_cdn)} pictures of {len(owner_ids)} profiles have CDN URLs"
             yield Step("before", time.monotonic() - started, True, words)
-            off = self._switch_off()
+            switched: list[DeliveryPolicy] = []
             try:
+                self._switch_off(switched)
                 yield from self._while_off(client, owner_ids, on_cdn)
             finally:
-                back = transaction(self._catalog, partial(switch_back, actor=self._actor, switched=off))
+                back = self._switch_back(switched)
             yield self._after(client, owner_ids, on_cdn, is_ours=back)
 
     # -- the catalog --
@@ -132,12 +133,22 @@ class RollbackDrill:
             )
         return owner_ids
 
-    def _switch_off(self) -> DeliveryPolicy:
-        work = partial(switch_off_if_on, actor=self._actor, expires_in=self._duration)
-        off = transaction(self._catalog, work)
-        if off is None:
-            raise DrillRefusedError("somebody has switched the CDN off meanwhile: nothing was changed")
-        return off
+    def _switch_off(self, switched: list[DeliveryPolicy]) -> None:
+        """Adds what it did to the list before it is committed: a signal may come between the commit and the return."""
+
+        def work(connection: sa.Connection) -> None:
+            off = switch_off_if_on(connection, actor=self._actor, expires_in=self._duration)
+            if off is None:
+                raise DrillRefusedError("somebody has switched the CDN off meanwhile: nothing was changed")
+            switched.append(off)
+
+        transaction(self._catalog, work)
+
+    def _switch_back(self, switched: Sequence[DeliveryPolicy]) -> bool:
+        """Whether the switch was the drill's until now."""
+        if not switched:
+            return False
+        return transaction(self._catalog, partial(switch_back, actor=self._actor, switched=switched[-1]))
 
     # -- steps --
 

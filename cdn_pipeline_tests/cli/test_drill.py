@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from aiohttp import web
 
+from cdn_pipeline.catalog.sessions import transaction
 from cdn_pipeline.demo.serving import in_thread, listening
 from cdn_pipeline.queue.audit import latest_actions
 from cdn_pipeline.queue.delivery_policy import read_policy, set_percentage, switch_off
@@ -153,6 +154,24 @@ def test_however_it_ends_the_cdn_comes_back(
         assert policy.off_since
         assert policy.off_until
         assert (policy.off_until - policy.off_since).total_seconds() == 60
+
+
+def test_a_signal_at_the_very_end_of_switching_off_has_it_switched_on_again(
+    invoke: Invoke, connection: sa.Connection, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter([True])
+
+    def interrupted(engine: sa.Engine, work: Callable[[sa.Connection], bool | None]) -> bool | None:
+        result = transaction(engine, work)
+        if next(calls, False):
+            assert not read_policy(connection).is_on
+            raise SystemExit(143)
+        return result
+
+    monkeypatch.setattr(rollback_drill, "transaction", interrupted)
+    assert invoke("rollback-drill", "--api-url", site.url).exit_code == 143
+    assert next(calls, None) is None
+    assert read_policy(connection).is_on
 
 
 def test_somebody_who_switches_meanwhile_is_not_overruled(
