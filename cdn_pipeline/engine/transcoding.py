@@ -1,6 +1,6 @@
 """Transcoding in worker processes within a memory budget: ordinary pictures side by side, large ones one at a time.
 
-With two workers the budget is: 180 MB for the run, 60 MB for each idle worker, 160 MiB for an ordinary picture beside
+With two workers the budget is: 180 MB for the run, 50 MB for each idle worker, 160 MiB for an ordinary picture beside
 512 MiB for a large one: below 1 GB, whatever the bytes say, because the kernel keeps both limits. Instagram's pictures
 have at most 2.6 megapixels, so none of them ever waits.
 """

@@ -61,10 +61,11 @@ def _serves(larger: Image.Image, size: Sides) -> bool:
     256 px from 512 px are 49 dB and more from Pillow's, as 256 px from all pixels are, but for edges so hard that
     Lanczos overshoots: what was clipped there is missing.
     """
+    if min(larger.width / size[0], larger.height / size[1]) < _FINE:
+        return False
     histogram = larger.histogram()
     clipped = sum(histogram[::256]) + sum(histogram[255::256])
-    fine = min(larger.width / size[0], larger.height / size[1]) >= _FINE
-    return fine and clipped <= _MOST_CLIPPED * sum(histogram)
+    return clipped <= _MOST_CLIPPED * sum(histogram)
 
 
 def _reduce(image: Image.Image, size: Sides) -> Image.Image:
